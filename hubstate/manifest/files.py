@@ -1,0 +1,42 @@
+"""The bytes of a release: each file, and each tensor within it, by size and digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hubstate.digest import Digest
+
+__all__ = ["CHUNK", "FileRecord", "TensorRecord"]
+
+CHUNK = 8 << 20
+"""The bytes that one digest of a tensor covers; the last chunk of a tensor may be shorter."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorRecord:
+    """Where a tensor lies in its file, and the digests of its chunks of 8 MiB."""
+
+    name: str
+    dtype: str
+    """torch's name without the prefix, such as ``float32``."""
+    shape: tuple[int, ...]
+    start: int
+    """The first byte, counted from the beginning of the file."""
+    stop: int
+    """The byte after the last."""
+    digests: tuple[Digest, ...]
+    """One for each chunk; an empty tensor has one, of no bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRecord:
+    """One file of a release."""
+
+    path: str
+    """Relative to the release, with ``/`` between its parts."""
+    size: int
+    digest: Digest
+    header: Digest | None = None
+    """safetensors files only: the digest of the bytes before the first tensor."""
+    tensors: tuple[TensorRecord, ...] = ()
+    """In the order of their offsets."""

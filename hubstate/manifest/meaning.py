@@ -1,0 +1,44 @@
+"""What a release means: how to build the model, and a probe of what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hubstate.strictjson import Json
+
+__all__ = ["BuilderRecord", "Probe", "ProbeOutput"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuilderRecord:
+    """The function that makes the architecture, and its arguments."""
+
+    name: str
+    arguments: Mapping[str, Json] = field(default_factory=dict)
+    source: str | None = None
+    """``package.module:function``; informative, never imported on a manifest's word."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeOutput:
+    """One output tensor of a probe."""
+
+    path: str
+    """Where it is in the output; ``""`` if the output is one tensor."""
+    shape: tuple[int, ...]
+    stride: int
+    """Every ``stride``-th value of the flat output is kept."""
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """A seeded input and the outputs expected of it."""
+
+    seed: int
+    shape: tuple[int, ...]
+    dtype: str
+    outputs: tuple[ProbeOutput, ...]
+    rtol: float
+    atol: float
