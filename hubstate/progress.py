@@ -1,0 +1,42 @@
+"""Progress of long transfers, told to whoever wants to hear of it.
+
+A hook is called with the number of bytes that have just arrived. ``bar`` makes one that
+draws on a terminal, and does nothing where standard error is not one.
+
+>>> with bar("model.safetensors", total=1 << 20) as advance:
+...     advance(1 << 20)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Hook", "bar", "quiet"]
+
+Hook = Callable[[int], object]
+"""Told of the number of bytes that have just arrived."""
+
+
+def quiet(count: int, /) -> None:
+    """The hook of those who do not want to hear of it."""
+
+
+@contextmanager
+def bar(label: str, *, total: int) -> Iterator[Hook]:
+    """A hook that draws a bar on standard error while the block runs, on a terminal only."""
+    if not _is_terminal():
+        yield quiet
+        return
+    from tqdm import tqdm  # here, because importing it takes longer than most calls do
+
+    with tqdm(total=total, desc=label, unit="B", unit_scale=True, leave=False) as drawn:
+        yield drawn.update
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # standard error has been closed
+        return False

@@ -1,0 +1,139 @@
+"""The environment: the one place that reads it, anew at every call.
+
+==========================================  ===============================================
+HUBSTATE_REGISTRY, then HF_ENDPOINT         the registry: a folder, file://…, http(s)://…
+HUBSTATE_CACHE                              cache folders, separated as in PATH
+HUBSTATE_OFFLINE, then HF_HUB_OFFLINE       no request at all: 1/true/yes/on, 0/false/no/off
+HUBSTATE_TOKEN, then HF_TOKEN               the token that registries are shown
+HUBSTATE_CATALOGUE                          further catalogue files, separated as in PATH
+HUBSTATE_FROZEN                             only pinned references
+HUBSTATE_AUTHOR                             who publishes; else the user's name
+==========================================  ===============================================
+
+A variable that is set but empty counts as not set.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hubstate.errors import InvalidSetting
+
+__all__ = ["author", "cache_folders", "catalogues", "frozen", "offline", "registry", "token"]
+
+_YES = frozenset({"1", "true", "yes", "on"})
+_NO = frozenset({"0", "false", "no", "off"})
+_SCHEMES = frozenset({"file", "http", "https"})
+
+
+def registry() -> str:
+    """The registry to use: a folder, or a URL without its trailing slash.
+
+    Raises:
+        InvalidSetting: a URL of another scheme.
+    """
+    for name in ("HUBSTATE_REGISTRY", "HF_ENDPOINT"):
+        if text := _value(name):
+            return _registry(name, text)
+    import platformdirs  # here, because only the default needs it
+
+    return str(Path(platformdirs.user_data_dir("hubstate", appauthor=False)) / "registry")
+
+
+def _registry(name: str, text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return str(Path(text).expanduser())
+    if scheme.lower() not in _SCHEMES or not rest.strip("/"):
+        raise _invalid(name, text, "a folder, or a URL that begins with file, http or https")
+    return text.rstrip("/")
+
+
+def cache_folders() -> tuple[Path, ...]:
+    """The cache folders, in order; the first that can be written is written to.
+
+    Raises:
+        InvalidSetting: ``HUBSTATE_CACHE`` holds separators only.
+    """
+    text = _value("HUBSTATE_CACHE")
+    if text is None:
+        import platformdirs  # here, because only the default needs it
+
+        return (Path(platformdirs.user_cache_dir("hubstate", appauthor=False)),)
+    folders = _paths(text)
+    if not folders:
+        raise _invalid("HUBSTATE_CACHE", text, f"folders separated by {os.pathsep!r}")
+    return folders
+
+
+def catalogues() -> tuple[Path, ...]:
+    """The catalogue files to read besides the library's own."""
+    return _paths(_value("HUBSTATE_CATALOGUE") or "")
+
+
+def offline() -> bool:
+    """Whether every request is forbidden.
+
+    Raises:
+        InvalidSetting: the value is neither yes nor no.
+    """
+    return _switch("HUBSTATE_OFFLINE", "HF_HUB_OFFLINE")
+
+
+def frozen() -> bool:
+    """Whether references that are not pinned are refused.
+
+    Raises:
+        InvalidSetting: the value is neither yes nor no.
+    """
+    return _switch("HUBSTATE_FROZEN")
+
+
+def token() -> str | None:
+    """The token that registries are shown, if there is one.
+
+    Raises:
+        InvalidSetting: it cannot be sent in a header; the message does not repeat it.
+    """
+    for name in ("HUBSTATE_TOKEN", "HF_TOKEN"):
+        if text := _value(name):
+            if not all("!" <= char <= "~" for char in text):
+                raise InvalidSetting(
+                    f"{name} is not a token: expected printable ASCII without spaces (not shown)"
+                )
+            return text
+    return None
+
+
+def author() -> str:
+    """Who publishes: ``HUBSTATE_AUTHOR``, or else the user's name on this machine."""
+    if text := _value("HUBSTATE_AUTHOR"):
+        return text
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return "unknown"
+
+
+def _value(name: str) -> str | None:
+    return os.environ.get(name, "").strip() or None
+
+
+def _switch(*names: str) -> bool:
+    for name in names:
+        if text := _value(name):
+            if text.lower() in _YES | _NO:
+                return text.lower() in _YES
+            raise _invalid(name, text, "1, true, yes, on, 0, false, no or off")
+    return False
+
+
+def _paths(text: str) -> tuple[Path, ...]:
+    return tuple(Path(part).expanduser() for part in text.split(os.pathsep) if part.strip())
+
+
+def _invalid(name: str, text: str, accepted: str) -> InvalidSetting:
+    return InvalidSetting(f"{name}={text[:120]!r} means nothing here: expected {accepted}")
