@@ -1,0 +1,114 @@
+"""hubstate: a hub client and registry for pretrained PyTorch weights.
+
+Every public name is reached from here; the module that holds it is imported on first use, so that
+``import hubstate`` costs next to nothing and brings no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hubstate.checkpoint import load, save
+    from hubstate.digest import Digest
+    from hubstate.errors import (
+        Conflict,
+        Damaged,
+        GateRefused,
+        HubstateError,
+        InvalidReference,
+        NotFound,
+        Offline,
+        StructureMismatch,
+        Unreachable,
+    )
+    from hubstate.filters import Filter, only, without
+    from hubstate.hub import Release, fetch, open_release
+    from hubstate.loading import LoadReport, check, describe, loadmodel, state
+    from hubstate.manifest import Manifest
+    from hubstate.pretrained import load_pretrained
+    from hubstate.probe import check_probe
+    from hubstate.publishing import Publication, publish
+    from hubstate.reference import Reference
+    from hubstate.zoo.builders import load_report, register_model
+    from hubstate.zoo.create import create_model, list_models
+
+_HOMES = {
+    "checkpoint": ("load", "save"),
+    "digest": ("Digest",),
+    "errors": (
+        "Conflict",
+        "Damaged",
+        "GateRefused",
+        "HubstateError",
+        "InvalidReference",
+        "NotFound",
+        "Offline",
+        "StructureMismatch",
+        "Unreachable",
+    ),
+    "filters": ("Filter", "only", "without"),
+    "hub": ("Release", "fetch", "open_release"),
+    "loading": ("LoadReport", "check", "describe", "loadmodel", "state"),
+    "manifest": ("Manifest",),
+    "pretrained": ("load_pretrained",),
+    "probe": ("check_probe",),
+    "publishing": ("Publication", "publish"),
+    "reference": ("Reference",),
+    "zoo.builders": ("load_report", "register_model"),
+    "zoo.create": ("create_model", "list_models"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Conflict",
+    "Damaged",
+    "Digest",
+    "Filter",
+    "GateRefused",
+    "HubstateError",
+    "InvalidReference",
+    "LoadReport",
+    "Manifest",
+    "NotFound",
+    "Offline",
+    "Publication",
+    "Reference",
+    "Release",
+    "StructureMismatch",
+    "Unreachable",
+    "__version__",
+    "check",
+    "check_probe",
+    "create_model",
+    "describe",
+    "fetch",
+    "list_models",
+    "load",
+    "load_pretrained",
+    "load_report",
+    "loadmodel",
+    "only",
+    "open_release",
+    "publish",
+    "register_model",
+    "save",
+    "state",
+    "without",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'hubstate' has no attribute {name!r}")
+    value = getattr(import_module(f"hubstate.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,88 @@
+"""The ``hubstate`` command. Each subcommand's module is imported when it is called, not before.
+
+Exit codes: 0 done; 1 failed; 2 the call or a reference is off; 3 not found; 4 model and weights
+differ; 5 damaged bytes; 6 not reachable or offline; 7 somebody else was first; 8 the gate refused;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+
+import click
+
+from hubstate.errors import HubstateError, StructureMismatch
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "cache": "List, verify, prune and remove what is cached.",
+    "fetch": "Download a release, verified, and say where it is.",
+    "models": "List the models that can be built, and their known weights.",
+    "publish": "Publish a model as one release, after it passed the gate.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands' names and first lines without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"hubstate.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hubstate")
+def cli() -> None:
+    """Publish and fetch pretrained PyTorch weights, with an account of every tensor.
+
+    \b
+    Example:
+      hubstate publish org/name --builder resnet18 --weights model.safetensors --license mit
+      hubstate fetch org/name@main
+
+    HUBSTATE_REGISTRY names the registry (a folder or a URL), HUBSTATE_CACHE the cache folders,
+    HUBSTATE_OFFLINE=1 forbids every request.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = cli.main(words, prog_name="hubstate", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except HubstateError as error:
+        _report(error, as_json="--json" in words)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: nothing was left half-written", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _report(error: HubstateError, *, as_json: bool) -> None:
+    if not as_json:
+        click.echo(f"error: {error}", err=True)
+        return
+    body: dict[str, object] = {"kind": type(error).__name__, "message": str(error)}
+    if isinstance(error, StructureMismatch):
+        body["issues"] = [issue._asdict() for issue in error.issues]
+    click.echo(json.dumps({"error": body}, indent=2))

@@ -1,0 +1,76 @@
+"""How the command line speaks: text for people, JSON for programs, sizes in readable units."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import click
+
+from hubstate.errors import InvalidSetting
+from hubstate.manifest import Json
+
+__all__ = ["as_json", "pairs", "show", "size", "table"]
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def show(data: object, text: str, *, as_json: bool) -> None:
+    """Print an answer in the form that was asked for."""
+    click.echo(json.dumps(data, indent=2) if as_json else text)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows in aligned columns.
+
+    >>> print(table(["NAME", "SIZE"], [["resnet18", "44.7 MiB"]]))
+    NAME      SIZE
+    resnet18  44.7 MiB
+    """
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def size(count: float) -> str:
+    """A number of bytes in binary units.
+
+    >>> size(46_827_520)
+    '44.7 MiB'
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def pairs(option: str, words: Sequence[str]) -> Mapping[str, Json]:
+    """``name=value`` words as a mapping; a value is read as JSON where it is JSON.
+
+    Raises:
+        InvalidSetting: a word without ``=``, or a name that is given twice.
+
+    >>> pairs("--arg", ["num_classes=10", "stem=small"])
+    {'num_classes': 10, 'stem': 'small'}
+    """
+    found: dict[str, Json] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise InvalidSetting(f"{option} expects name=value, found {word!r}")
+        if name in found:
+            raise InvalidSetting(f"{option} names {name!r} twice")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Json:
+    try:
+        value: Json = json.loads(text, parse_constant=lambda name: name)
+    except ValueError:
+        return text
+    return value

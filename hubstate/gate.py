@@ -1,0 +1,124 @@
+"""The gate: a release is rebuilt and run in a fresh process before anybody can see it.
+
+What the publishing process holds in memory proves nothing: its module may be patched, its weights
+may alias, its builder may exist in that process only. So a new interpreter is given nothing but
+the staged folder, and must end up with the same structure, the same bytes and the same output.
+
+It answers in one line of JSON on standard output: the problems.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hubstate.errors import GateRefused, HubstateError
+from hubstate.loading import check, describe
+from hubstate.manifest import NAME, BuilderRecord, Manifest, parse, verify_file
+from hubstate.pretrained import bind
+from hubstate.probe import check_probe
+from hubstate.weights import map_weights
+from hubstate.zoo.create import build
+
+__all__ = ["inspect", "pass_gate"]
+
+_PATIENCE = 1800  # seconds; a model of tens of gigabytes is hashed and run once within that
+
+
+def pass_gate(folder: Path) -> None:
+    """Inspect a staged release in a fresh process.
+
+    Raises:
+        GateRefused: with every problem that the fresh process found, or with the end of its
+            error output where it died.
+    """
+    answer = subprocess.run(
+        [sys.executable, "-m", "hubstate.gate", str(folder)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE,
+        env=_environment(),
+        check=False,
+    )
+    if answer.returncode != 0:
+        last = "\n    ".join(answer.stderr.strip().splitlines()[-12:])
+        raise GateRefused([f"a fresh process failed on the release:\n    {last}"])
+    problems = json.loads(answer.stdout.splitlines()[-1])["problems"]
+    if problems:
+        raise GateRefused(problems)
+
+
+def inspect(folder: Path) -> list[str]:
+    """Every reason why the release in a folder is not what its manifest says."""
+    manifest = parse((folder / NAME).read_bytes())
+    problems = [p for file in manifest.files for p in verify_file(folder / file.path, file)]
+    if problems or manifest.builder is None:
+        return problems
+    try:
+        model = _rebuild(manifest.builder)
+        return list(_differences(model, folder, manifest))
+    except HubstateError as error:
+        return [str(error)]
+
+
+def _rebuild(record: BuilderRecord) -> nn.Module:
+    model = build(record)
+    if not isinstance(model, nn.Module):
+        raise GateRefused([f"the builder {record.name} returned {type(model).__name__}"])
+    return model
+
+
+def _differences(model: nn.Module, folder: Path, manifest: Manifest) -> Iterator[str]:
+    check(model, manifest.structure)
+    tensors = {}
+    for file in manifest.files:
+        if file.tensors:
+            tensors |= map_weights(folder / file.path)
+    bind(model, tensors, manifest)
+    loaded = model.state_dict()
+    for name, tensor in tensors.items():
+        if not _same_bytes(loaded[name], tensor):
+            yield f"{name}: the rebuilt model holds other values than the weights file"
+    if describe_hash(model) != manifest.structure_hash:
+        yield "the rebuilt model has another structure hash than the manifest"
+    if manifest.probe:
+        yield from check_probe(model, manifest.probe)
+
+
+def describe_hash(model: nn.Module) -> object:
+    """The structure hash of a live model."""
+    from hubstate.manifest import structure_hash
+
+    return structure_hash(describe(model))
+
+
+def _same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    flat_a, flat_b = a.detach().contiguous().flatten(), b.detach().contiguous().flatten()
+    return torch.equal(flat_a.view(torch.uint8), flat_b.view(torch.uint8))
+
+
+def _environment() -> dict[str, str]:
+    # The fresh process reads nothing but the folder: an unwanted request must fail, not succeed.
+    # It finds the modules that this process finds, a script's own folder included.
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    return {**os.environ, "HUBSTATE_OFFLINE": "1", "PYTHONPATH": path}
+
+
+def _main() -> None:
+    real, sys.stdout = sys.stdout, sys.stderr  # what a builder prints is not our answer
+    problems = inspect(Path(sys.argv[1]))
+    print(json.dumps({"problems": problems}), file=real)  # noqa: T201
+
+
+if __name__ == "__main__":
+    _main()

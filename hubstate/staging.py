@@ -1,0 +1,188 @@
+"""A release on its way: what it means, whether it is fit, and its four files in a folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hubstate.card import config_json, model_card
+from hubstate.errors import GateRefused
+from hubstate.loading import describe
+from hubstate.manifest import (
+    NAME,
+    BuilderRecord,
+    Json,
+    Manifest,
+    Probe,
+    dump,
+    hash_weights,
+)
+from hubstate.probe import make_probe
+from hubstate.walk import tensors_of
+from hubstate.weights import save_weights
+from hubstate.zoo.builders import builder_record, preprocessing_of
+
+__all__ = ["WEIGHTS", "Description", "preprocessing_of", "recorded_builder", "refusals", "stage"]
+
+WEIGHTS = "model.safetensors"
+
+# https://spdx.github.io/spdx-spec/v2.3/SPDX-license-expressions/
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*( (AND|OR|WITH) [A-Za-z0-9][A-Za-z0-9.+-]*)*\Z")
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """What the publisher says of a model, beside its tensors."""
+
+    builder: BuilderRecord | None
+    license: str
+    metrics: Mapping[str, Json]
+    labels: tuple[str, ...]
+    preprocessing: Mapping[str, Json]
+    provenance: Mapping[str, Json]
+    text: str
+    probe: tuple[int, ...] | None
+    probe_dtype: str
+    weights_only: bool
+
+
+def recorded_builder(
+    model: nn.Module, builder: str | None, arguments: Mapping[str, Json] | None
+) -> BuilderRecord | None:
+    """The builder that was named, or else the one that made the model, or None."""
+    if builder is None:
+        return builder_record(model)
+    source = builder if ":" in builder else None
+    return BuilderRecord(name=builder, arguments=dict(arguments or {}), source=source)
+
+
+def refusals(model: nn.Module, meaning: Description, *, allow_nonfinite: bool) -> list[str]:
+    """Every reason to refuse a model that can be seen before anything is written."""
+    problems = list(_refused_meaning(meaning))
+    tensors = tensors_of(model)
+    if not any(tensor.numel() for tensor in tensors.values()):
+        problems.append("the model has no tensor with a value in it")
+    problems += _refused_names(list(tensors))
+    if not allow_nonfinite:
+        problems += _nonfinite(tensors)
+    return problems
+
+
+def _refused_meaning(meaning: Description) -> Iterator[str]:
+    if not _LICENSE.match(meaning.license):
+        yield (
+            f"license: expected an SPDX identifier such as apache-2.0, mit or other, "
+            f"found {meaning.license!r}"
+        )
+    if meaning.builder is None and not meaning.weights_only:
+        yield (
+            "builder: nothing can rebuild this model: make it with a registered builder, name "
+            "one with builder='package.module:function', or pass weights_only=True"
+        )
+    elif meaning.builder and (meaning.builder.source or "").startswith("__main__:"):
+        yield (
+            f"builder: {meaning.builder.name} is defined in the script that is running, where "
+            "nobody else can import it: move it to a module, or pass weights_only=True"
+        )
+
+
+def _refused_names(names: list[str]) -> Iterator[str]:
+    wrapped = [name for name in names if any(prefix in name for prefix in _WRAPPERS)]
+    if names and all(name.startswith("module.") for name in names):
+        wrapped = names
+    if wrapped:
+        yield (
+            f"{wrapped[0]}: {len(wrapped)} of {len(names)} names carry the prefix of a wrapper: "
+            "publish the model that is wrapped"
+        )
+
+
+def _nonfinite(tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta:
+            continue
+        whole = tensor.float() if tensor.element_size() == 1 else tensor  # fp8 has no isfinite
+        bad = tensor.numel() - int(torch.isfinite(whole).sum())
+        if bad:
+            yield (
+                f"{name}: {bad} of {tensor.numel()} values are NaN or infinite "
+                "(allow_nonfinite=True, --allow-nonfinite, publishes them)"
+            )
+
+
+def stage(model: nn.Module, folder: Path, meaning: Description, *, repository: str) -> Manifest:
+    """Write a release's files into an empty folder and return its manifest.
+
+    Raises:
+        InvalidWeights: a tensor that safetensors cannot store; the path is named.
+        GateRefused: a probe that cannot be recorded.
+    """
+    path = folder / WEIGHTS
+    save_weights(path, tensors_of(model), metadata={"format": "pt"})
+    manifest = Manifest(
+        structure=describe(model),
+        files=(hash_weights(path),),
+        builder=meaning.builder,
+        preprocessing=meaning.preprocessing,
+        labels=meaning.labels,
+        metrics=meaning.metrics,
+        license=meaning.license,
+        provenance={**_provenance(), **meaning.provenance},
+        probe=_probe(model, meaning),
+    )
+    (folder / NAME).write_bytes(dump(manifest))
+    config = json.dumps(config_json(manifest), indent=2, sort_keys=True) + "\n"
+    (folder / "config.json").write_text(config, encoding="utf-8")
+    card = model_card(repository, manifest, description=meaning.text)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return manifest
+
+
+def _probe(model: nn.Module, meaning: Description) -> Probe | None:
+    shape = meaning.probe
+    size = meaning.preprocessing.get("input_size")
+    if shape is None and isinstance(size, list | tuple):
+        shape = (2, *(int(str(side)) for side in size))
+    if shape is None:
+        return None
+    try:
+        return make_probe(model, shape, dtype=meaning.probe_dtype)
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        raise GateRefused([f"probe of shape {tuple(shape)}: {error}"]) from error
+
+
+def _provenance() -> dict[str, Json]:
+    from hubstate import __version__
+
+    facts: dict[str, Json] = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hubstate": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+    }
+    return facts | _git()
+
+
+def _git() -> dict[str, Json]:
+    """The commit of the working folder, and whether anything in it was not committed."""
+    try:
+        commit = _ask_git("rev-parse", "HEAD")
+        return {"git_commit": commit, "git_dirty": bool(_ask_git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _ask_git(*words: str) -> str:
+    answer = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=20)
+    return answer.stdout.strip()
