@@ -1,0 +1,1 @@
+"""Xet: files as terms over chunks that are stored once."""
