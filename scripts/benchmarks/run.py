@@ -1,0 +1,23 @@
+"""Run the benchmarks that are named, or all: ``run.py [--rounds N] [NAME …]``."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+
+NAMES = ("imports", "warm_load", "loading", "hashing")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"no benchmark is called {sorted(unknown)[0]!r}: {', '.join(NAMES)}")
+    for name in options.names or NAMES:
+        import_module(name).main(options.rounds)
+
+
+if __name__ == "__main__":
+    main()
