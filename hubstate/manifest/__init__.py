@@ -1,9 +1,13 @@
 """The manifest, ``hubstate.json``: what a release holds, byte by byte, and what it means."""
 
 from hubstate.manifest.document import MINOR, NAME, SCHEMA, Manifest
-from hubstate.manifest.files import CHUNK, FileRecord, TensorRecord
+from hubstate.manifest.files import CHUNK, FileRecord, TensorRecord, chunks
+from hubstate.manifest.hashing import hash_plain, hash_weights, verify_file
 from hubstate.manifest.meaning import BuilderRecord, Probe, ProbeOutput
+from hubstate.manifest.reading import parse
 from hubstate.manifest.structure import TENSOR_KINDS, Entry, Kind, structure_hash
+from hubstate.manifest.writing import dump
+from hubstate.strictjson import Json
 
 __all__ = [
     "CHUNK",
@@ -14,10 +18,17 @@ __all__ = [
     "BuilderRecord",
     "Entry",
     "FileRecord",
+    "Json",
     "Kind",
     "Manifest",
     "Probe",
     "ProbeOutput",
     "TensorRecord",
+    "chunks",
+    "dump",
+    "hash_plain",
+    "hash_weights",
+    "parse",
     "structure_hash",
+    "verify_file",
 ]

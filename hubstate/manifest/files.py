@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hubstate.digest import Digest
 
-__all__ = ["CHUNK", "FileRecord", "TensorRecord"]
+__all__ = ["CHUNK", "FileRecord", "TensorRecord", "chunks"]
 
 CHUNK = 8 << 20
 """The bytes that one digest of a tensor covers; the last chunk of a tensor may be shorter."""
@@ -40,3 +40,12 @@ class FileRecord:
     """safetensors files only: the digest of the bytes before the first tensor."""
     tensors: tuple[TensorRecord, ...] = ()
     """In the order of their offsets."""
+
+
+def chunks(start: int, stop: int) -> list[tuple[int, int]]:
+    """The ``(start, stop)`` byte ranges that the digests of a tensor cover, one at least.
+
+    >>> chunks(100, 100 + CHUNK + 1)
+    [(100, 8388708), (8388708, 8388709)]
+    """
+    return [(at, min(at + CHUNK, stop)) for at in range(start, max(stop, start + 1), CHUNK)]
