@@ -2,48 +2,76 @@
 
 from __future__ import annotations
 
+import doctest
+import os
+import tempfile
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
-from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+from sybil.evaluators.python import PythonEvaluator
+from sybil.integration.pytest import SybilItem
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
-_PRIVATE = ("HF_", "HUGGING", "HUBSTATE_", "TORCH_HOME")
+_PRIVATE = ("HF_", "HUGGING", "HUBSTATE_", "TORCH_HOME", "XDG_")
+
+
+def _isolate(environment: MutableMapping[str, str], folder: Path) -> None:
+    """A registry, a cache and a home of its own, and no token."""
+    for name in [name for name in environment if name.startswith(_PRIVATE)]:
+        del environment[name]
+    home = folder / "home"
+    environment["HOME"] = str(home)
+    environment["HF_HOME"] = str(home / "hf")
+    environment["HUBSTATE_REGISTRY"] = str(folder / "registry")
+    environment["HUBSTATE_CACHE"] = str(folder / "cache")
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has a registry, a cache and a home of its own, and no token."""
-    import os
-
-    for name in list(os.environ):
-        if name.startswith(_PRIVATE):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home" / "data"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / "cache"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home" / "hf"))
-    monkeypatch.setenv("HUBSTATE_REGISTRY", str(tmp_path / "registry"))
-    monkeypatch.setenv("HUBSTATE_CACHE", str(tmp_path / "cache"))
+def own_folders(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test has folders of its own; a document has them for all of its examples."""
+    if isinstance(request.node, SybilItem):
+        yield
+        return
+    before = dict(os.environ)
+    _isolate(os.environ, request.getfixturevalue("tmp_path"))
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
-@pytest.fixture
-def document_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A document's blocks run in a folder of their own, so that they may write files."""
-    monkeypatch.chdir(tmp_path)
+def _open_document(namespace: dict[str, Any]) -> None:
+    folder = tempfile.TemporaryDirectory(prefix="document-", ignore_cleanup_errors=True)
+    namespace["_before"] = (dict(os.environ), Path.cwd(), folder)
+    _isolate(os.environ, Path(folder.name))
+    os.chdir(folder.name)
+
+
+def _close_document(namespace: dict[str, Any]) -> None:
+    environment, place, folder = namespace.pop("_before")
+    os.chdir(place)
+    os.environ.clear()
+    os.environ.update(environment)
+    folder.cleanup()
 
 
 _python = Sybil(
     parsers=[DocTestParser()],
     pattern="*.py",
     document_types={".py": PythonDocStringDocument},
-    fixtures=["own_folders", "document_folders"],
+    setup=_open_document,
+    teardown=_close_document,
 )
+_sessions = PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)
+_sessions.codeblock_parser = CodeBlockParser("pycon", PythonEvaluator())
 _markdown = Sybil(
-    parsers=[DocTestParser(), PythonCodeBlockParser(), SkipParser()],
+    parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS), _sessions, SkipParser()],
     pattern="*.md",
-    fixtures=["own_folders", "document_folders"],
+    setup=_open_document,
+    teardown=_close_document,
 )
 pytest_collect_file = (_python + _markdown).pytest()
