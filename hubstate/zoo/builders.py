@@ -1,0 +1,325 @@
+"""Builders: from a function that makes an architecture to one that also brings its weights.
+
+    @register_model
+    def my_net(*, num_classes: int = 10) -> nn.Module: ...
+
+    my_net()                                   random weights
+    my_net(pretrained=True)                    the catalogue's default weights
+    my_net(pretrained="v2")                    the catalogue's weights of that tag
+    my_net(pretrained="org/name@v2")           the weights of that release
+
+Each registered function gains the same five arguments, ``pretrained``, ``filter``, ``strict``,
+``prefault`` and ``copy``; its own are passed on, by name only. A model remembers in private
+attributes who built it, so that it can be published without saying so again.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
+
+from hubstate.filters import Filter
+from hubstate.reference import Reference
+from hubstate.strictjson import Json
+from hubstate.zoo.catalogue import CatalogueEntry, Source, choose
+from hubstate.zoo.origin import (
+    builder_record,
+    load_report,
+    preprocessing_of,
+    remember,
+    remember_report,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "BUILTIN",
+    "RESERVED",
+    "Builder",
+    "Registration",
+    "builder_record",
+    "load_report",
+    "preprocessing_of",
+    "register_model",
+    "registered",
+    "unregistered",
+]
+
+_RESNET = "hubstate.zoo.resnet"
+BUILTIN: Mapping[str, str] = {
+    "resnet18": _RESNET,
+    "resnet18_small": _RESNET,
+    "resnet34": _RESNET,
+    "resnet50": _RESNET,
+    "resnet101": _RESNET,
+    "resnet152": _RESNET,
+    "resnext50_32x4d": _RESNET,
+    "resnext101_32x8d": _RESNET,
+    "resnext101_64x4d": _RESNET,
+    "wide_resnet50_2": _RESNET,
+    "wide_resnet101_2": _RESNET,
+}
+"""The library's own builders and the modules that they are in, so that a list imports none."""
+
+M = TypeVar("M", bound="nn.Module")
+M_co = TypeVar("M_co", bound="nn.Module", covariant=True)
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+
+
+class Builder(Protocol[M_co]):
+    """A function that makes a model, with pretrained weights where that is asked for."""
+
+    __name__: str
+    registration: Registration
+
+    def __call__(
+        self,
+        *,
+        pretrained: bool | str = False,
+        filter: Filter | None = None,
+        strict: bool = True,
+        prefault: bool = False,
+        copy: bool = False,
+        **arguments: Any,
+    ) -> M_co: ...
+
+
+RESERVED = {
+    parameter.name: parameter
+    for parameter in inspect.signature(Builder.__call__).parameters.values()
+    if parameter.name not in ("self", "arguments")
+}
+"""The arguments that every builder has beside its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registration:
+    """What is known of a builder."""
+
+    name: str
+    function: Callable[..., nn.Module]
+    source: str | None
+    """``package.module:function``; None for a function inside a function."""
+    preprocessing: Mapping[str, Json] = field(default_factory=dict)
+    weights: tuple[CatalogueEntry, ...] = ()
+
+
+_builders: dict[str, Builder[Any]] = {}
+
+
+@overload
+def register_model(function: Callable[..., M], /) -> Builder[M]: ...
+@overload
+def register_model(
+    *,
+    name: str | None = None,
+    preprocessing: Mapping[str, Json] | None = None,
+    weights: Mapping[str, str] | None = None,
+) -> Callable[[Callable[..., M]], Builder[M]]: ...
+def register_model(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    preprocessing: Mapping[str, Json] | None = None,
+    weights: Mapping[str, str] | None = None,
+) -> Any:
+    """Make a builder of a function that returns a model, and register it by name.
+
+    What the builder adds to the function's own arguments:
+
+    - ``pretrained``: False for random weights, True for the catalogue's default, a tag of the
+      catalogue, or a reference with a ``/`` such as ``"org/name@v1"``;
+    - ``filter``, ``strict``: which weights are taken, and whether all must fit, as in
+      ``loadmodel``; parameters that get no weights are initialised as ever;
+    - ``prefault``, ``copy``: read the weights into memory at once; own them instead of mapping
+      the file. The last four mean nothing without ``pretrained``.
+
+    Args:
+        function: takes any arguments by name; its defaults are recorded with the model.
+        name: how ``create_model`` knows it; the function's own name if not given.
+        preprocessing: what the inputs must be like: ``input_size``, ``mean``, ``std`` …
+        weights: references by tag, such as ``{"v1": "org/name@v1"}``; the first is the default.
+
+    Raises:
+        TypeError: an argument of the function has a reserved name, or cannot be given by name.
+        ValueError: another builder has the name.
+        InvalidReference: one of the weights is not a reference.
+
+    >>> from torch import nn
+    >>> @register_model(name="doc-tiny", weights={"v1": "org/tiny@v1"})
+    ... def tiny(*, num_classes: int = 2) -> nn.Linear:
+    ...     return nn.Linear(3, num_classes)
+    >>> tiny(num_classes=5)
+    Linear(in_features=3, out_features=5, bias=True)
+    """
+
+    def register(function: Callable[..., Any]) -> Builder[Any]:
+        chosen = name or function.__name__
+        registration = Registration(
+            name=chosen,
+            function=function,
+            source=_source(function),
+            preprocessing=dict(preprocessing or {}),
+            weights=tuple(_own_entries(chosen, weights or {})),
+        )
+        _check_name(registration)
+        _builders[chosen] = builder = _builder(registration)
+        return builder
+
+    return register if function is None else register(function)
+
+
+def registered() -> Mapping[str, Builder[Any]]:
+    """The builders that have been registered in this process so far, by name."""
+    return _builders
+
+
+def _source(function: Callable[..., Any]) -> str | None:
+    path = f"{function.__module__}:{function.__qualname__}"
+    return None if "<" in path else path
+
+
+def _own_entries(builder: str, weights: Mapping[str, str]) -> Iterable[CatalogueEntry]:
+    for number, (tag, reference) in enumerate(weights.items()):
+        yield CatalogueEntry(
+            builder=builder, tag=tag, reference=Reference.parse(reference), default=number == 0
+        )
+
+
+def _check_name(registration: Registration) -> None:
+    name, source = registration.name, registration.source
+    if not _NAME.match(name):
+        raise ValueError(
+            f"a builder's name has letters, digits, '_', '.' and '-' only, not {name!r}"
+        )
+    module = registration.function.__module__
+    if BUILTIN.get(name, module) != module:
+        raise ValueError(f"{name} is a builder of {BUILTIN[name]}: pass name= to {source}")
+    # The same function may come again: a reloaded module, a cell that is run twice.
+    there = _builders[name].registration if name in _builders else registration
+    if there.source != source:
+        raise ValueError(f"{name} is a builder already, {there.source}: pass name= to {source}")
+
+
+def _builder(registration: Registration) -> Builder[Any]:
+    function = registration.function
+    signature = _keyword_signature(registration)
+
+    @functools.wraps(function)
+    def builder(
+        *,
+        pretrained: bool | str = False,
+        filter: Filter | None = None,
+        strict: bool = True,
+        prefault: bool = False,
+        copy: bool = False,
+        **arguments: Any,
+    ) -> Any:
+        _check_pretrained(pretrained)
+        if pretrained is False:
+            return _make(registration, signature, arguments)
+        source = choose(registration.name, pretrained, own=registration.weights)
+        options = {"filter": filter, "strict": strict, "prefault": prefault, "copy": copy}
+        arguments = {**source.arguments, **arguments}
+        return _make_pretrained(
+            functools.partial(_make, registration, signature, arguments), source, options
+        )
+
+    public = cast(Any, builder)
+    public.__signature__ = _public_signature(signature)
+    public.registration = registration
+    return cast("Builder[Any]", public)
+
+
+def _check_pretrained(value: object) -> None:
+    if not isinstance(value, bool | str):
+        found = type(value).__name__
+        raise TypeError(f"pretrained is a bool, a tag or a reference, not {found}")
+
+
+def _make_pretrained(
+    make: Callable[[], nn.Module], source: Source, options: Mapping[str, Any]
+) -> nn.Module:
+    # Imported here: a list of the builders needs neither torch nor anything that loads.
+    from hubstate.building import skip_init
+    from hubstate.pretrained import load_pretrained
+
+    with skip_init() as skipped:
+        model = make()
+    report = load_pretrained(model, source.reference, registry=source.registry, **options)
+    skipped.finish(model, loaded=frozenset(report.loaded))
+    remember_report(model, report)
+    return model
+
+
+def _make(
+    registration: Registration, signature: inspect.Signature, arguments: Mapping[str, Any]
+) -> nn.Module:
+    try:
+        bound = signature.bind(**arguments)
+    except TypeError as error:
+        raise TypeError(f"{registration.name}(): {error}") from None
+    bound.apply_defaults()
+    return _call(registration, bound.kwargs)
+
+
+def _call(registration: Registration, arguments: Mapping[str, Any]) -> nn.Module:
+    from torch import nn
+
+    model: object = registration.function(**arguments)
+    if not isinstance(model, nn.Module):
+        found = type(model).__name__
+        raise TypeError(f"the builder {registration.name} returned {found}, not a Module")
+    remember(
+        model,
+        arguments,
+        name=registration.name,
+        source=registration.source,
+        preprocessing=registration.preprocessing,
+    )
+    return model
+
+
+def unregistered(function: Callable[..., Any], path: str) -> Builder[Any]:
+    """A builder of a function that nobody registered: called as it is, and remembered."""
+    registration = Registration(name=path, function=function, source=path)
+
+    def builder(**arguments: Any) -> nn.Module:
+        return _call(registration, arguments)
+
+    builder.__name__ = path
+    cast(Any, builder).registration = registration
+    return cast("Builder[Any]", builder)
+
+
+def _keyword_signature(registration: Registration) -> inspect.Signature:
+    """The function's signature with every parameter by name only."""
+    signature = inspect.signature(registration.function)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    parameters = []
+    for parameter in signature.parameters.values():
+        where = f"the argument {parameter.name} of the builder {registration.name}"
+        if parameter.name in RESERVED:
+            reserved = ", ".join(RESERVED)
+            raise TypeError(f"{where} has a reserved name: {reserved} are added to every builder")
+        if parameter.kind in positional:
+            raise TypeError(f"{where} cannot be given by name")
+        named = parameter.kind is inspect.Parameter.VAR_KEYWORD
+        parameters.append(
+            parameter if named else parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        )
+    return signature.replace(parameters=parameters)
+
+
+def _public_signature(signature: inspect.Signature) -> inspect.Signature:
+    first, *last = RESERVED.values()
+    own = list(signature.parameters.values())
+    named = [p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    return signature.replace(parameters=[first, *named, *last, *own[len(named) :]])

@@ -1,0 +1,102 @@
+"""What a model remembers of its making: its builder, the arguments, the load of its weights.
+
+It is kept in private attributes, so that ``state`` shows no trace of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from hubstate.errors import GateRefused
+from hubstate.manifest import BuilderRecord
+from hubstate.strictjson import Json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hubstate.loading import LoadReport
+
+__all__ = ["builder_record", "load_report", "preprocessing_of", "remember", "remember_report"]
+
+_ORIGIN, _REPORT = "_hubstate_origin", "_hubstate_report"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Origin:
+    record: BuilderRecord
+    preprocessing: Mapping[str, Json]
+    problems: tuple[str, ...] = ()
+
+
+def remember(
+    model: nn.Module,
+    arguments: Mapping[str, object],
+    *,
+    name: str,
+    source: str | None,
+    preprocessing: Mapping[str, Json],
+) -> None:
+    """Note on a model which builder made it; the arguments as they are now."""
+    problems = tuple(
+        f"builder: the argument {argument} of {name} is a {type(value).__name__}, "
+        "which a manifest cannot hold"
+        for argument, value in arguments.items()
+        if not _is_plain(value)
+    )
+    plain = {key: _plain(value) for key, value in arguments.items() if _is_plain(value)}
+    record = BuilderRecord(name=name, arguments=plain, source=source)
+    vars(model)[_ORIGIN] = _Origin(record=record, preprocessing=preprocessing, problems=problems)
+
+
+def remember_report(model: nn.Module, report: LoadReport) -> None:
+    """Note on a model what a load did to it."""
+    vars(model)[_REPORT] = report
+
+
+def builder_record(model: nn.Module) -> BuilderRecord | None:
+    """The builder that made a model, and its arguments; None where no builder did.
+
+    Raises:
+        GateRefused: an argument cannot be recorded; `.problems` names each.
+
+    >>> from hubstate.zoo import resnet18_small
+    >>> builder_record(resnet18_small(width=8)).arguments["width"]
+    8
+    """
+    origin: _Origin | None = vars(model).get(_ORIGIN)
+    if origin is not None and origin.problems:
+        raise GateRefused(origin.problems)
+    return origin.record if origin else None
+
+
+def preprocessing_of(model: nn.Module) -> Mapping[str, Json]:
+    """What the inputs of a model must be like, as its builder was registered; else empty."""
+    origin: _Origin | None = vars(model).get(_ORIGIN)
+    return origin.preprocessing if origin else {}
+
+
+def load_report(model: nn.Module) -> LoadReport | None:
+    """The account of the weights that a builder loaded; None for a model with random weights."""
+    report: LoadReport | None = vars(model).get(_REPORT)
+    return report
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, bool | int | str)
+
+
+def _plain(value: Any) -> Json:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return cast(Json, value)
