@@ -1,0 +1,257 @@
+"""Files that appear whole or not at all, and blobs named by what they hold.
+
+::
+
+    FOLDER/
+    ├── blobs/sha256/ab/<64 hex digits>   never changes; mode 0444 less the umask
+    └── tmp/<process>-<random>            what is being written; left behind only by a kill
+
+A writer fills a file of its own in ``tmp``, has it reach the disk, and renames or links it.
+Nothing here takes a lock, so a killed writer holds nobody up, and it works on NFS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hubstate.digest import Digest
+from hubstate.errors import DigestMismatch, Unreachable
+
+__all__ = [
+    "DAY",
+    "Blobs",
+    "FileInfo",
+    "Stream",
+    "check_info",
+    "describe_error",
+    "link_once",
+    "make_folders",
+    "opened",
+    "reachable",
+    "sync_folder",
+    "write_file",
+]
+
+DAY = 86_400.0  # seconds; no transfer leaves its temporary untouched for that long
+_BLOCK = 1 << 20  # 1 MiB at a time, into one buffer that is used again and again
+
+
+class Stream(Protocol):
+    """Where bytes come from: files, ``io.BytesIO`` and urllib3's responses have this method."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Fill the buffer from its start; the number of bytes, 0 at the end."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileInfo:
+    """What is known of a file before its bytes are: its size, and its digest where it is stated."""
+
+    size: int | None
+    digest: Digest | None = None
+
+
+def opened(source: Path | bytes) -> io.RawIOBase | io.BytesIO:
+    """A file, or bytes in memory, as a stream to be closed."""
+    return io.BytesIO(source) if isinstance(source, bytes) else io.FileIO(source)
+
+
+@contextmanager
+def reachable(what: str) -> Iterator[None]:
+    """Turn the operating system's errors into :class:`Unreachable`, naming what was tried."""
+    try:
+        yield
+    except OSError as error:
+        raise Unreachable(f"{what}: {describe_error(error)}") from error
+
+
+def describe_error(error: OSError) -> str:
+    """The system's words and the path they are about."""
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}"
+
+
+def make_folders(folder: Path) -> None:
+    """Create a folder and those above it, so that they are there after a power cut."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder reach the disk, where the file system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _temporary(folder: Path, *, mode: int) -> Iterator[tuple[Path, int]]:
+    """A new file of this process alone, opened for writing; it is gone afterwards.
+
+    The mode is given at creation, so that the kernel applies the umask: asking for the umask
+    means changing it, and that is not safe among threads.
+    """
+    make_folders(folder)
+    path = folder / f"{os.getpid()}-{os.urandom(8).hex()}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags, mode)
+    try:
+        yield path, descriptor
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+
+
+def write_file(
+    path: Path, data: bytes, *, temporaries: Path, mode: int = 0o666, durable: bool = True
+) -> None:
+    """Write a small file so that readers see the old one or the new one, whole."""
+    with _temporary(temporaries, mode=mode) as (temporary, descriptor):
+        _write(descriptor, data, durable=durable)
+        make_folders(path.parent)
+        os.replace(temporary, path)
+    if durable:
+        sync_folder(path.parent)
+
+
+def link_once(path: Path, data: bytes, *, temporaries: Path) -> bool:
+    """Write a small file that must not exist yet; exactly one of several writers gets True."""
+    with _temporary(temporaries, mode=0o444) as (temporary, descriptor):
+        _write(descriptor, data, durable=True)
+        make_folders(path.parent)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            # An NFS server may have made the link and its answer got lost; then the retry
+            # finds it there. The link count tells: open(2), on O_EXCL.
+            return temporary.stat().st_nlink == 2
+        sync_folder(path.parent)
+    return True
+
+
+def _write(descriptor: int, data: bytes | memoryview, *, durable: bool) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    if durable:
+        os.fsync(descriptor)
+
+
+class Blobs:
+    """The blobs below a folder; nothing is created before something is added."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.temporaries = folder / "tmp"
+        self._root = str(folder / "blobs" / "sha256")
+
+    def path(self, digest: Digest) -> Path:
+        """Where a blob is, or would be."""
+        return Path(f"{self._root}/{digest.hex[:2]}/{digest.hex}")
+
+    def __iter__(self) -> Iterator[tuple[Digest, Path]]:
+        """Every blob there is, in the order of the digests."""
+        for path in sorted(Path(self._root).glob("[0-9a-f][0-9a-f]/*")):
+            with contextlib.suppress(ValueError):
+                yield Digest(path.name), path
+
+    def add(
+        self,
+        stream: Stream,
+        *,
+        info: FileInfo,
+        what: str,
+        replace: bool = True,
+        progress: Callable[[int], object] | None = None,
+    ) -> tuple[Digest, os.stat_result]:
+        """Store what a stream holds, hashing it as it comes; all of it, or nothing.
+
+        A blob that is there already, with the right size, is left alone if ``replace`` is
+        false; its time is set to now, which keeps it from being swept as unused.
+
+        Raises:
+            DigestMismatch: it has another size or digest than ``info`` states.
+            OSError: the stream cannot be read, or the folder not written.
+        """
+        with _temporary(self.temporaries, mode=0o444) as (temporary, descriptor):
+            digest, size = _copy(stream, descriptor, limit=info.size, progress=progress)
+            check_info(info, FileInfo(size=size, digest=digest), what=what)
+            path = self.path(digest)
+            if not replace and (kept := _touch(path, size)):
+                return digest, kept
+            os.fsync(descriptor)
+            make_folders(path.parent)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+            return digest, os.fstat(descriptor)
+
+    def discard_temporaries(self, *, age: float = DAY, dry_run: bool = False) -> list[Path]:
+        """Remove what killed writers left behind, once it is older than ``age`` seconds."""
+        found = []
+        for path in self.temporaries.glob("*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > age:
+                    if not dry_run:
+                        path.unlink()
+                    found.append(path)
+        return found
+
+
+def _touch(path: Path, size: int) -> os.stat_result | None:
+    """Mark a blob as used just now; None if it is not there, not whole, or somebody else's."""
+    try:
+        status = path.stat()
+        os.utime(path)
+    except OSError:
+        return None
+    return status if status.st_size == size else None
+
+
+def _copy(
+    stream: Stream,
+    descriptor: int,
+    *,
+    limit: int | None,
+    progress: Callable[[int], object] | None,
+) -> tuple[Digest, int]:
+    hasher, size = hashlib.sha256(), 0
+    block = memoryview(bytearray(_BLOCK))
+    # A stream that goes on past its stated size is cut off: it must not fill the disk.
+    while (limit is None or size <= limit) and (count := stream.readinto(block) or 0):
+        hasher.update(block[:count])
+        _write(descriptor, block[:count], durable=False)
+        size += count
+        if progress:
+            progress(count)
+    return Digest(hasher.hexdigest()), size
+
+
+def check_info(expected: FileInfo, found: FileInfo, *, what: str) -> None:
+    """Compare what was promised of a file with what it is.
+
+    Raises:
+        DigestMismatch: they differ.
+    """
+    if expected.size is not None and found.size != expected.size:
+        more = found.size is not None and found.size > expected.size
+        size = f"more than {expected.size}" if more else str(found.size)
+        raise DigestMismatch(f"{what}: expected {expected.size} bytes, found {size}")
+    if expected.digest is not None and found.digest != expected.digest:
+        raise DigestMismatch(f"{what}: expected {expected.digest}, found {found.digest}")

@@ -1,0 +1,199 @@
+"""The cache folders, one above the other: all are read, the first that can be is written.
+
+::
+
+    FOLDER/                        one of HUBSTATE_CACHE
+    ├── CACHEDIR.TAG               backup programs pass by, https://bford.info/cachedir/
+    ├── blobs/sha256/ab/<64 hex>   verified content, see hubstate.blobs
+    ├── receipts/…                 see hubstate.cache.receipts
+    ├── endpoints/…                see hubstate.cache.releases
+    └── tmp/
+
+A blob is verified while it is written, and renamed into place whole, so that any number of
+processes may use one folder, each knowing nothing of the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from hubstate import settings
+from hubstate.blobs import Blobs, FileInfo, Stream, make_folders, reachable, write_file
+from hubstate.cache.receipts import drop_receipt, has_receipt, write_receipt
+from hubstate.cache.releases import KnownRelease, Releases, merge_digests
+from hubstate.digest import Digest, hash_file
+from hubstate.endpoints.base import Commit
+from hubstate.errors import Unreachable
+from hubstate.reference import Reference
+
+__all__ = ["Cache", "Found", "can_write"]
+
+_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# A cache of hubstate. `hubstate cache prune` makes it smaller.
+"""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What looking for a blob has come to."""
+
+    path: Path | None
+    damaged: tuple[Path, ...] = ()
+    """The places where something else was found under its name."""
+
+
+class Cache:
+    """The folders of :func:`hubstate.settings.cache_folders`, or those that are given.
+
+    >>> import io, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cache = Cache([Path(folder)])
+    ...     path, digest = cache.store(io.BytesIO(b"abc"), info=FileInfo(size=3), what="abc")
+    ...     cache.find(digest).path == path
+    True
+    """
+
+    def __init__(self, folders: Sequence[Path] | None = None) -> None:
+        given = settings.cache_folders() if folders is None else folders
+        self.folders = tuple(Path(os.path.abspath(folder)) for folder in given)  # noqa: PTH100
+
+    @cached_property
+    def writable(self) -> Path | None:
+        """The folder that is written to: the first that can be, or could be made."""
+        return next((folder for folder in self.folders if can_write(folder)), None)
+
+    def find(self, digest: Digest, *, size: int | None = None) -> Found:
+        """A blob whose content is known to be right; one that is not is dropped where it can be.
+
+        A blob with a receipt is not hashed, one without is hashed once.
+        """
+        damaged: list[Path] = []
+        for folder in self.folders:
+            path = Blobs(folder).path(digest)
+            try:
+                status = path.stat()
+                if self._is_sound(folder, path, digest, status=status, size=size):
+                    return Found(path=path, damaged=tuple(damaged))
+            except OSError:  # it is not there, or cannot be read: then it is no use
+                continue
+            self.drop(folder, digest, status=status)
+            damaged.append(path)
+        return Found(path=None, damaged=tuple(damaged))
+
+    def _is_sound(
+        self,
+        folder: Path,
+        path: Path,
+        digest: Digest,
+        *,
+        status: os.stat_result,
+        size: int | None,
+    ) -> bool:
+        if size is not None and status.st_size != size:
+            return False
+        keepers = [folder] if self.writable in (folder, None) else [folder, self.writable]
+        if any(has_receipt(keeper, folder, digest, status=status) for keeper in keepers if keeper):
+            return True
+        return self.check(folder, digest)
+
+    def check(
+        self, folder: Path, digest: Digest, *, progress: Callable[[int], object] | None = None
+    ) -> bool:
+        """Hash a blob of one folder, and keep a receipt if it is sound.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        path = Blobs(folder).path(digest)
+        status = path.stat()
+        if hash_file(path, progress=progress) != digest:
+            return False
+        # A folder that is not the one to be written may still be writable: its own is better.
+        if keeper := folder if can_write(folder) else self.writable:
+            write_receipt(keeper, folder, digest, status=status)
+        return True
+
+    def drop(self, folder: Path, digest: Digest, *, status: os.stat_result) -> bool:
+        """Remove a damaged blob, unless a good one has taken its place or it cannot be removed."""
+        path = Blobs(folder).path(digest)
+        _log.warning("%s is damaged, and is not used", path)
+        with contextlib.suppress(OSError):
+            drop_receipt(folder, folder, digest)
+            if path.stat().st_ino == status.st_ino and can_write(folder):
+                path.unlink()
+                return True
+        return False
+
+    def store(
+        self,
+        stream: Stream,
+        *,
+        info: FileInfo,
+        what: str,
+        progress: Callable[[int], object] | None = None,
+    ) -> tuple[Path, Digest]:
+        """Write what a stream holds to the cache, verified; all of it, or nothing.
+
+        Raises:
+            DigestMismatch: it has another size or digest than ``info`` states.
+            Unreachable: no folder can be written, or it has no room.
+        """
+        folder = self._ready(info.size or 0, what)
+        blobs = Blobs(folder)
+        with reachable(f"{what}: cannot be written to the cache {folder}"):
+            blobs.discard_temporaries()
+            digest, status = blobs.add(stream, info=info, what=what, progress=progress)
+        write_receipt(folder, folder, digest, status=status)
+        return blobs.path(digest), digest
+
+    def _ready(self, size: int, what: str) -> Path:
+        folder = self.writable
+        if folder is None:
+            places = os.pathsep.join(map(str, self.folders))
+            raise Unreachable(
+                f"{what}: is in none of the cache folders, and none of them can be written: "
+                f"{places}. Name one that can be in HUBSTATE_CACHE"
+            )
+        with reachable(f"cache folder {folder}"):
+            make_folders(folder)
+            tag = folder / "CACHEDIR.TAG"
+            if not tag.exists():
+                write_file(tag, _TAG, temporaries=folder / "tmp", durable=False)
+            room = os.statvfs(folder)
+        if room.f_bavail * room.f_frsize < size:
+            free = room.f_bavail * room.f_frsize
+            raise Unreachable(f"{what}: needs {size} bytes, the cache {folder} has {free} left")
+        return folder
+
+    def known(self, endpoint: str, reference: Reference) -> KnownRelease | None:
+        """What a reference meant when a registry was last asked, in whichever folder."""
+        found = [Releases(folder).find(endpoint, reference) for folder in self.folders]
+        return max(filter(None, found), key=lambda known: known.resolved, default=None)
+
+    def record(self, endpoint: str, reference: Reference, commit: Commit) -> Commit:
+        """Remember what a reference means, where something can be written.
+
+        The commit comes back with the digests that were measured earlier.
+        """
+        known = self.known(endpoint, reference)
+        commit = merge_digests(commit, known.commit if known else None)
+        if known and known.commit == commit and known.reference == reference:
+            Releases.touch(known)
+        elif self.writable:
+            with contextlib.suppress(OSError):
+                Releases(self.writable).record(endpoint, reference, commit)
+        return commit
+
+
+def can_write(folder: Path) -> bool:
+    """Whether files can be made in a folder, or in the one that it would be made in."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)

@@ -1,0 +1,64 @@
+"""Receipts: proof that a blob was hashed, so that it need not be hashed again.
+
+::
+
+    FOLDER/receipts/
+    ├── ab/<64 hex>                  of the blob in this folder
+    └── below-<12 hex>/ab/<64 hex>   of a blob in a folder below that cannot be written, named
+                                     by the digest of that folder's path
+
+    {"inode": 1234, "mtime_ns": 1767225600000000000, "size": 44730000}
+
+A receipt holds while the blob's size, time of change and inode are what they were when its
+content was verified. A lost or torn receipt costs one hashing and nothing else, so that it is
+written without waiting for the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from hubstate.blobs import write_file
+from hubstate.digest import Digest
+
+__all__ = ["drop_receipt", "has_receipt", "write_receipt"]
+
+
+def has_receipt(folder: Path, blobs: Path, digest: Digest, *, status: os.stat_result) -> bool:
+    """Whether ``folder`` holds a receipt for a blob of the cache folder ``blobs``, as it is now."""
+    try:
+        with open(_path(folder, blobs, digest), "rb") as file:  # noqa: PTH123 - half the time
+            return bool(json.loads(file.read()) == _facts(status))
+    except (OSError, ValueError):
+        return False
+
+
+def write_receipt(folder: Path, blobs: Path, digest: Digest, *, status: os.stat_result) -> None:
+    """Keep a receipt, if it can be kept."""
+    data = json.dumps(_facts(status)).encode()
+    with contextlib.suppress(OSError):
+        path = Path(_path(folder, blobs, digest))
+        write_file(path, data, temporaries=folder / "tmp", durable=False)
+
+
+def drop_receipt(folder: Path, blobs: Path, digest: Digest) -> None:
+    """Forget that a blob was verified."""
+    with contextlib.suppress(OSError):
+        os.unlink(_path(folder, blobs, digest))  # noqa: PTH108 - the path is a string
+
+
+def _path(folder: Path, blobs: Path, digest: Digest) -> str:
+    below = "" if folder == blobs else f"below-{_key(blobs)}/"
+    return f"{folder}/receipts/{below}{digest.hex[:2]}/{digest.hex}"
+
+
+def _key(folder: Path) -> str:
+    return hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+
+
+def _facts(status: os.stat_result) -> dict[str, int]:
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}

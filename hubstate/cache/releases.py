@@ -1,0 +1,161 @@
+"""What a cache folder remembers of registries: which commit a reference meant, and its files.
+
+::
+
+    FOLDER/endpoints/<12 hex of the digest of the registry's URL>/
+    ├── endpoint.json                     {"name": "https://…", "schema": 1}
+    └── org/name/                         a repository without an organisation is _/name
+        ├── commits/<40 hex>.json         the files of a commit, with their sizes and digests
+        └── revisions/<quoted>.json       {"commit": "<40 hex>", "resolved": "<date>", …};
+                                          the file's time is that of the last use
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hubstate.blobs import FileInfo, write_file
+from hubstate.endpoints.base import Commit
+from hubstate.endpoints.records import (
+    dump_commit,
+    dump_record,
+    parse_commit,
+    parse_date,
+    parse_record,
+)
+from hubstate.errors import Damaged
+from hubstate.reference import Reference, quote_name, unquote_name
+
+__all__ = ["KnownRelease", "Releases"]
+
+_USE = 3600.0  # seconds: the time of last use is kept to the hour, which costs nothing to read
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownRelease:
+    """What a reference meant when its registry was last asked."""
+
+    endpoint: str
+    reference: Reference
+    """The one that was asked for; a pinned one may be found under another."""
+    commit: Commit
+    resolved: datetime
+    used: datetime
+    path: Path
+    """The record that says so."""
+
+
+class Releases:
+    """The releases that one cache folder knows of."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find(self, endpoint: str, reference: Reference) -> KnownRelease | None:
+        """What a reference last meant; a record that cannot be read counts as absent."""
+        path = self._revision(endpoint, reference)
+        with contextlib.suppress(OSError, Damaged):
+            known = self._read(endpoint, reference, path)
+            if _is_meant(known, reference):
+                return known
+        return self._find_alias(endpoint, reference) if reference.pinned else None
+
+    def _read(self, endpoint: str, reference: Reference, path: Path) -> KnownRelease:
+        record = parse_record(path.read_bytes(), what=str(path))
+        try:
+            id, resolved = str(record["commit"]), parse_date(record["resolved"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f"{path}: expected a resolved revision, found {error!r}") from error
+        return KnownRelease(
+            endpoint=endpoint,
+            reference=reference,
+            commit=self._commit(endpoint, reference.repo, id),
+            resolved=resolved,
+            used=datetime.fromtimestamp(path.stat().st_mtime, UTC),
+            path=path,
+        )
+
+    def _commit(self, endpoint: str, repo: str, id: str) -> Commit:
+        path = self._repo(endpoint, repo) / "commits" / f"{id}.json"
+        return parse_commit(path.read_bytes(), repo=repo, id=id, what=str(path))
+
+    def _find_alias(self, endpoint: str, reference: Reference) -> KnownRelease | None:
+        """A pinned release that was come by under another name; the newest, if several are it."""
+        known = self._known(endpoint, reference.repo)
+        matches = (release for release in known if _is_meant(release, reference))
+        return max(matches, key=lambda release: release.commit.date, default=None)
+
+    def _known(self, endpoint: str, repo: str) -> Iterator[KnownRelease]:
+        for path in sorted((self._repo(endpoint, repo) / "revisions").glob("*.json")):
+            with contextlib.suppress(OSError, Damaged, ValueError):
+                reference = Reference(repo=repo, revision=unquote_name(path.stem))
+                yield self._read(endpoint, reference, path)
+
+    def all(self) -> Iterator[KnownRelease]:
+        """Every release this folder knows of."""
+        for mark in sorted((self.folder / "endpoints").glob("*/endpoint.json")):
+            with contextlib.suppress(OSError, Damaged, KeyError):
+                endpoint = str(parse_record(mark.read_bytes(), what=str(mark))["name"])
+                for path in sorted(mark.parent.glob("*/*")):
+                    org = path.parent.name
+                    repo = path.name if org == "_" else f"{org}/{path.name}"
+                    yield from self._known(endpoint, repo)
+
+    def record(self, endpoint: str, reference: Reference, commit: Commit) -> None:
+        """Remember what a reference means.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        mark = self._endpoint(endpoint) / "endpoint.json"
+        if not mark.exists():
+            self._write(mark, {"name": endpoint})
+        path = self._repo(endpoint, commit.repo) / "commits" / f"{commit.id}.json"
+        write_file(path, dump_commit(commit), temporaries=self.folder / "tmp")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write(self._revision(endpoint, reference), {"commit": commit.id, "resolved": now})
+
+    def _write(self, path: Path, record: dict[str, object]) -> None:
+        write_file(path, dump_record(record), temporaries=self.folder / "tmp")
+
+    @staticmethod
+    def touch(known: KnownRelease) -> None:
+        """Keep the time of last use, to the hour, where it can be kept."""
+        if time.time() - known.used.timestamp() > _USE:
+            with contextlib.suppress(OSError):
+                os.utime(known.path)
+
+    def _endpoint(self, name: str) -> Path:
+        return self.folder / "endpoints" / hashlib.sha256(name.encode()).hexdigest()[:12]
+
+    def _repo(self, endpoint: str, repo: str) -> Path:
+        return self._endpoint(endpoint) / (repo if "/" in repo else f"_/{repo}")
+
+    def _revision(self, endpoint: str, reference: Reference) -> Path:
+        name = f"{quote_name(reference.revision)}.json"
+        return self._repo(endpoint, reference.repo) / "revisions" / name
+
+
+def _is_meant(known: KnownRelease, reference: Reference) -> bool:
+    if reference.manifest:
+        return known.commit.manifest == reference.manifest
+    return known.commit.id == reference.revision or not reference.commit
+
+
+def merge_digests(commit: Commit, known: Commit | None) -> Commit:
+    """A commit with the digests that are known from earlier, where the registry states none."""
+    if known is None or known.id != commit.id:
+        return commit
+    files = {path: _merge(info, known.files.get(path)) for path, info in commit.files.items()}
+    return replace(commit, files=files)
+
+
+def _merge(info: FileInfo, known: FileInfo | None) -> FileInfo:
+    return known if known and info.digest is None and info.size in (None, known.size) else info

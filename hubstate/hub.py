@@ -1,0 +1,226 @@
+"""Fetching and publishing releases by reference.
+
+A reference is resolved by the registry, unless it is pinned (a full commit, or ``sha256:`` of
+the manifest) and the cache knows it. What it meant is kept in the cache, so that it also works
+with no registry in reach:
+
+* offline (``HUBSTATE_OFFLINE`` or ``HF_HUB_OFFLINE``): a server is not asked at all; a
+  reference means what it meant last. A folder registry takes no network, and is still read.
+* the registry does not answer: the same, with a warning that says so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hubstate import settings
+from hubstate.cache import Cache, KnownRelease
+from hubstate.endpoints import TIP, Changes, Commit, Endpoint, open_endpoint
+from hubstate.errors import InvalidReference, NotFound, Offline, Unreachable
+from hubstate.progress import Hook
+from hubstate.reference import Reference
+from hubstate.release import Release, Source, offline_error, read_release
+
+__all__ = ["Release", "fetch", "open_registry", "open_release", "publish_files", "tag_commit"]
+
+_OWN = frozenset({".gitattributes"})  # what a hub server puts in a repository by itself
+
+
+def open_release(
+    reference: str | Reference,
+    *,
+    registry: str | None = None,
+    cache: Cache | None = None,
+    refresh: bool = False,
+) -> Release:
+    """A release with its manifest, before anything larger is fetched.
+
+    Args:
+        reference: ``org/name@revision``; see :class:`hubstate.reference.Reference`.
+        registry: a folder or URL instead of the configured registry.
+        cache: instead of the configured cache.
+        refresh: take the registry's answer, or none.
+
+    Raises:
+        InvalidReference: the reference cannot be read.
+        NotFound: the registry has no such repository or revision.
+        Damaged: the manifest or a record is not what it must be.
+        Offline: it is not in the cache, and no request is allowed.
+        Unreachable: the registry does not answer, and the cache knows no answer.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cache = Cache([Path(folder, "cache")])
+    ...     _ = publish_files("org/name", {"a.txt": b"1"}, message="First", registry=folder + "/r")
+    ...     release = open_release("org/name", registry=folder + "/r", cache=cache)
+    ...     release.path("a.txt").read_text()
+    '1'
+    """
+    reference = Reference.parse(reference)
+    endpoint = open_endpoint(registry or settings.registry())
+    cache = cache or Cache()
+    commit = _resolve(endpoint, cache, reference, refresh=refresh)
+    source = Source(
+        endpoint=endpoint,
+        cache=cache,
+        reference=reference,
+        commit=commit,
+        infos=dict(commit.files),
+    )
+    return read_release(source)
+
+
+def fetch(
+    reference: str | Reference,
+    *,
+    files: Iterable[str] | None = None,
+    registry: str | None = None,
+    cache: Cache | None = None,
+    progress: Hook | None = None,
+) -> Release:
+    """A release with its files verified in the cache; ``.paths`` says where they are.
+
+    Args:
+        reference: ``org/name@revision``.
+        files: names, or patterns such as ``*.json``; all files if not given.
+        registry: a folder or URL instead of the configured registry.
+        cache: instead of the configured cache.
+        progress: told of bytes as they arrive; without it, a terminal shows a bar.
+
+    Raises:
+        FileNotInRelease: a name or pattern that nothing in the release has.
+        DigestMismatch: the registry has other content under a file's name.
+        HubstateError: see :func:`open_release`.
+    """
+    release = open_release(reference, registry=registry, cache=cache)
+    release.fetch(files, progress=progress)
+    return release
+
+
+def _resolve(endpoint: Endpoint, cache: Cache, reference: Reference, *, refresh: bool) -> Commit:
+    known = None if refresh else cache.known(endpoint.name, reference)
+    offline = settings.offline()
+    if known and (reference.pinned or (offline and endpoint.remote)):
+        return cache.record(endpoint.name, reference, known.commit)
+    if offline and endpoint.remote:
+        raise offline_error("what it means", reference, endpoint, cache)
+    try:
+        commit = endpoint.resolve(reference)
+    except (Unreachable, NotFound) as error:
+        # A folder that is not mounted looks like one in which nothing was published yet.
+        if known is None or not (offline or isinstance(error, Unreachable)):
+            raise
+        _warn_of_last_answer(known, error)
+        commit = known.commit
+    return cache.record(endpoint.name, reference, commit)
+
+
+def _warn_of_last_answer(known: KnownRelease, error: Exception) -> None:
+    date = known.resolved.isoformat(timespec="minutes")
+    warnings.warn(
+        f"{known.reference} is taken to mean commit {known.commit.id}, as of {date}, because "
+        f"the registry gives no answer now: {error}",
+        stacklevel=5,
+    )
+
+
+def publish_files(
+    repo: str | Reference,
+    files: Mapping[str, Path | bytes],
+    *,
+    message: str,
+    branch: str = "main",
+    tag: str | None = None,
+    parent: str | None = TIP,
+    keep: bool = False,
+    author: str | None = None,
+    registry: str | None = None,
+) -> Commit:
+    """Publish files as one atomic commit.
+
+    The release has the files that are given and no others. Where it would equal the branch's
+    last one, nothing is published and that commit is returned, so that an interrupted publish
+    is completed by running it again.
+
+    Args:
+        repo: ``org/name``; it is made where there is none.
+        files: content by path in the repository, in files or in memory.
+        message: what this release is.
+        branch: the branch that moves.
+        tag: a name that this commit keeps for ever.
+        parent: the commit that the branch must still name; None where it must not exist yet;
+            without it, whatever it names when the publish begins.
+        keep: keep the last release's other files.
+        author: who publishes; without it, as :func:`hubstate.settings.author` says.
+        registry: a folder or URL instead of the configured registry.
+
+    Raises:
+        Conflict: the branch was moved by somebody else, or the tag names another commit.
+        InvalidReference: a name or a path that cannot be stored.
+        Offline: the registry is a server, and no request is allowed.
+        Unreachable: the registry cannot be reached or written, or a file not be read.
+    """
+    target = _target(repo, branch)
+    endpoint = open_registry(registry)
+    changes: Changes = dict(files)
+    if not keep:
+        parent = _parent(endpoint, target) if parent == TIP else parent
+        changes = {**_removals(endpoint, target, parent), **files}
+    return endpoint.commit(
+        target.repo,
+        changes,
+        message=message,
+        author=author or settings.author(),
+        branch=target.revision,
+        parent=parent,
+        tag=tag,
+    )
+
+
+def _target(repo: str | Reference, branch: str) -> Reference:
+    if isinstance(repo, str) and "@" in repo:
+        raise InvalidReference(f"{repo!r}: expected a repository alone; the branch is an argument")
+    return Reference.parse(repo).at(branch)
+
+
+def _parent(endpoint: Endpoint, target: Reference) -> str | None:
+    try:
+        return endpoint.resolve(target).id
+    except NotFound:
+        return None
+
+
+def _removals(endpoint: Endpoint, target: Reference, parent: str | None) -> Mapping[str, None]:
+    files = endpoint.resolve(target.at(parent)).files if parent else ()
+    return dict.fromkeys(path for path in files if path not in _OWN)
+
+
+def tag_commit(
+    repo: str, tag: str, *, commit: str, author: str | None = None, registry: str | None = None
+) -> None:
+    """Name a commit for ever; nothing happens where the tag names it already.
+
+    Raises:
+        Conflict: the tag names another commit.
+        NotFound: there is no such commit.
+        Offline: the registry is a server, and no request is allowed.
+        Unreachable: the registry cannot be reached or written.
+    """
+    endpoint = open_registry(registry)
+    endpoint.tag(repo, tag, commit=commit, author=author or settings.author())
+
+
+def open_registry(registry: str | None = None) -> Endpoint:
+    """The registry, to ask for what is in it or to change it: the cache has no part in that.
+
+    Raises:
+        Offline: it is a server, and no request is allowed.
+    """
+    endpoint = open_endpoint(registry or settings.registry())
+    if endpoint.remote and settings.offline():
+        raise Offline(
+            f"{endpoint.name}: HUBSTATE_OFFLINE or HF_HUB_OFFLINE forbids every request to it"
+        )
+    return endpoint

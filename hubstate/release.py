@@ -1,0 +1,314 @@
+"""A release as whoever loads it sees it: what it is, and its files as they are asked for."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from hubstate import settings
+from hubstate.blobs import check_info
+from hubstate.cache import Cache
+from hubstate.digest import Digest
+from hubstate.endpoints import MANIFEST, Commit, Endpoint, FileInfo, Stream
+from hubstate.errors import DigestMismatch, FileNotInRelease, InvalidManifest, Offline
+from hubstate.header import Header, header_size, parse_header
+from hubstate.manifest import Manifest, parse
+from hubstate.progress import Hook, bar, quiet
+from hubstate.reference import Reference
+
+__all__ = ["Release", "Source", "read_release"]
+
+WEIGHTS = "model.safetensors"
+_PREFIX = 64 << 10  # one request of this size holds the header of most weights files
+_LARGEST_MANIFEST = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where the files of one commit come from: the cache, or else the registry."""
+
+    endpoint: Endpoint
+    cache: Cache
+    reference: Reference
+    commit: Commit
+    infos: dict[str, FileInfo]
+    """What is known of each file; a digest that the registry does not state is added later."""
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The release in words, for messages."""
+        return f"{self.commit.repo}@{self.commit.id}"
+
+    def info(self, name: str) -> FileInfo:
+        """What is known of a file.
+
+        Raises:
+            FileNotInRelease: there is none of that name.
+        """
+        if name not in self.infos:
+            files = ", ".join(sorted(self.infos)[:20]) or "nothing"
+            raise FileNotInRelease(f"{self.where}: no file {name!r}; it has {files}")
+        return self.infos[name]
+
+    def find(self, name: str) -> Path | None:
+        """A file that is in the cache and sound.
+
+        Raises:
+            DigestMismatch: all there is is a damaged copy, and no request is allowed.
+        """
+        info = self.info(name)
+        if name in self.paths or info.digest is None:
+            return self.paths.get(name)
+        found = self.cache.find(info.digest, size=info.size)
+        if found.path is None and found.damaged and self._is_cut_off():
+            raise DigestMismatch(
+                f"{self.where}: {name} is damaged in the cache ({found.damaged[0]}: expected "
+                f"{info.digest}), and the offline setting forbids fetching it again from "
+                f"{self.endpoint.name}"
+            )
+        if found.path:
+            self.paths[name] = found.path
+        return found.path
+
+    def obtain(self, name: str, *, progress: Hook) -> Path:
+        """A file, verified, from the cache or else from the registry by way of the cache.
+
+        Raises:
+            FileNotInRelease: there is none of that name.
+            DigestMismatch: the registry has other content under that name.
+            Offline: it is not in the cache, and no request is allowed.
+            Unreachable: the registry does not answer, or the cache cannot be written.
+        """
+        if path := self.find(name):
+            return path
+        self.check_allowed(name)
+        what = f"{name} of {self.where} from {self.endpoint.name}"
+        with self.endpoint.read(self.commit, name) as stream:
+            path, digest = self.cache.store(
+                stream, info=self.info(name), what=what, progress=progress
+            )
+        self.paths[name] = path
+        self._learn(name, FileInfo(size=path.stat().st_size, digest=digest))
+        return path
+
+    def _learn(self, name: str, info: FileInfo) -> None:
+        """Remember a digest that the registry does not state, so that the next look finds it."""
+        self.infos[name] = info
+        listed = self.commit.files[name]
+        if listed.digest is None:
+            commit = replace(self.commit, files={**self.commit.files, name: info})
+            self.cache.record(self.endpoint.name, self.reference, commit)
+
+    def _is_cut_off(self) -> bool:
+        return self.endpoint.remote and settings.offline()
+
+    def check_allowed(self, what: str) -> None:
+        """Refuse a request where the settings forbid any.
+
+        Raises:
+            Offline: they do; the message says what is missing, and how to get it.
+        """
+        if self._is_cut_off():
+            raise offline_error(what, self.reference, self.endpoint, self.cache)
+
+
+def offline_error(what: str, reference: Reference, endpoint: Endpoint, cache: Cache) -> Offline:
+    """What is missing, where it was looked for, and how to get it."""
+    folders = ", ".join(map(str, cache.folders))
+    return Offline(
+        f"{reference}: {what} is not in the cache ({folders}), and HUBSTATE_OFFLINE or "
+        f"HF_HUB_OFFLINE forbids asking {endpoint.name}. Where the network is allowed, run "
+        f"'hubstate fetch {reference}'"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Release:
+    """A published release. Its manifest is here; other files come when they are asked for."""
+
+    reference: Reference
+    """The one that was asked for."""
+    commit: Commit
+    manifest: Manifest | None
+    """None where the repository has no ``hubstate.json``; see :meth:`weights_header`."""
+    manifest_digest: Digest | None
+    source: Source = field(repr=False, compare=False)
+
+    @property
+    def paths(self) -> Mapping[str, Path]:
+        """Where each file that was asked for so far is, by its name in the release."""
+        return MappingProxyType(self.source.paths)
+
+    @property
+    def pinned(self) -> Reference:
+        """A reference that means this release for ever: by manifest, or else by commit."""
+        revision = str(self.manifest_digest) if self.manifest_digest else self.commit.id
+        return Reference(repo=self.commit.repo, revision=revision)
+
+    def path(self, name: str, *, progress: Hook | None = None) -> Path:
+        """One file, verified, in the cache; it is fetched if it is not there.
+
+        ``progress`` is told of bytes as they arrive; without it, a terminal shows a bar.
+
+        Raises:
+            FileNotInRelease: the release has no such file.
+            DigestMismatch: the registry has other content under that name.
+            Offline: it is not in the cache, and no request is allowed.
+            Unreachable: the registry does not answer, or the cache cannot be written.
+        """
+        return self.fetch([name], progress=progress)[name]
+
+    def fetch(
+        self, files: Iterable[str] | None = None, *, progress: Hook | None = None
+    ) -> Mapping[str, Path]:
+        """Several files, by name or by patterns such as ``*.json``; all of them without names.
+
+        Raises:
+            The same as :meth:`path`.
+        """
+        names = self._select(files)
+        missing = [name for name in names if self.source.find(name) is None]
+        if missing:
+            total = sum(self.source.info(name).size or 0 for name in missing)
+            with _shown(str(self.reference), total, progress) as hook:
+                for name in missing:
+                    self.source.obtain(name, progress=hook)
+        return {name: self.source.paths[name] for name in names}
+
+    def _select(self, files: Iterable[str] | None) -> list[str]:
+        names = sorted(self.source.infos)
+        if files is None:
+            return names
+        chosen: dict[str, None] = {}
+        for pattern in files:
+            matches = [pattern] if pattern in self.source.infos else fnmatch.filter(names, pattern)
+            if not matches:
+                self.source.info(pattern)  # says what there is
+            chosen |= dict.fromkeys(matches)
+        return list(chosen)
+
+    def read(self, name: str) -> bytes:
+        """The content of one file, for small ones.
+
+        Raises:
+            The same as :meth:`path`.
+        """
+        return self.path(name).read_bytes()
+
+    @property
+    def weights(self) -> str:
+        """The name of the file with the weights.
+
+        Raises:
+            FileNotInRelease: there is no safetensors file, or there are several.
+        """
+        names = [name for name in sorted(self.source.infos) if name.endswith(".safetensors")]
+        if WEIGHTS in names or len(names) == 1:
+            return WEIGHTS if WEIGHTS in names else names[0]
+        found = ", ".join(names[:10]) or "none"
+        raise FileNotInRelease(
+            f"{self.source.where}: expected {WEIGHTS} or one safetensors file, found {found}"
+        )
+
+    def weights_header(self, name: str | None = None) -> Header:
+        """The structure of a weights file, without fetching the weights.
+
+        Raises:
+            InvalidWeights: the file is not in safetensors format.
+            The same as :meth:`path` otherwise.
+        """
+        name = self.weights if name is None else name
+        info = self.source.info(name)
+        prefix = self._range(name, 0, _PREFIX)
+        missing = header_size(prefix) - len(prefix)
+        if missing > 0 and len(prefix) == _PREFIX:
+            prefix += self._range(name, _PREFIX, _PREFIX + missing)
+        return parse_header(prefix, file_size=info.size)
+
+    def _range(self, name: str, start: int, stop: int) -> bytes:
+        if path := self.source.find(name):
+            with path.open("rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+        self.source.check_allowed(name)
+        with self.source.endpoint.read(self.commit, name, start=start, stop=stop) as stream:
+            return _read_all(stream, stop - start)
+
+
+def _shown(label: str, total: int, progress: Hook | None) -> AbstractContextManager[Hook]:
+    return bar(label, total=total) if progress is None else nullcontext(progress)
+
+
+def _read_all(stream: Stream, size: int) -> bytes:
+    buffer = memoryview(bytearray(size))
+    filled = 0
+    while filled < size and (count := stream.readinto(buffer[filled:]) or 0):
+        filled += count
+    return bytes(buffer[:filled])
+
+
+def read_release(source: Source) -> Release:
+    """The release at a source, with its manifest if it has one.
+
+    Raises:
+        InvalidManifest: the manifest breaks its schema.
+        DigestMismatch: the manifest is not the one that the reference names, or a file is
+            listed with another size or digest than the manifest states.
+        Offline: the manifest is not in the cache, and no request is allowed.
+        Unreachable: the registry does not answer.
+    """
+    wanted = source.reference.manifest
+    if MANIFEST not in source.infos:
+        check_info(FileInfo(size=None, digest=wanted), FileInfo(size=None), what=source.where)
+        return _release(source, None, None)
+    _check_size(source)
+    path = source.obtain(MANIFEST, progress=quiet)
+    digest = source.infos[MANIFEST].digest
+    what = f"{MANIFEST} of {source.where}"
+    check_info(FileInfo(size=None, digest=wanted), FileInfo(size=None, digest=digest), what=what)
+    manifest = parse(path.read_bytes())
+    _hold_against(source, manifest)
+    return _release(source, manifest, digest)
+
+
+def _release(source: Source, manifest: Manifest | None, digest: Digest | None) -> Release:
+    return Release(
+        reference=source.reference,
+        commit=source.commit,
+        manifest=manifest,
+        manifest_digest=digest,
+        source=source,
+    )
+
+
+def _check_size(source: Source) -> None:
+    size = source.info(MANIFEST).size or 0
+    if size > _LARGEST_MANIFEST:
+        raise InvalidManifest(
+            f"{MANIFEST} of {source.where}: {size} bytes, expected at most {_LARGEST_MANIFEST}"
+        )
+
+
+def _hold_against(source: Source, manifest: Manifest) -> None:
+    """Hold what the registry lists against what the manifest states, and keep the more exact.
+
+    A registry that lists no digests is thereby held to those of the manifest.
+    """
+    problems = []
+    for record in manifest.files:
+        stated = FileInfo(size=record.size, digest=record.digest)
+        try:
+            listed = source.info(record.path)
+            digest = listed.digest or record.digest
+            found = FileInfo(size=listed.size, digest=digest)
+            check_info(stated, found, what=f"{record.path} of {source.where}, against {MANIFEST}")
+            source.infos[record.path] = stated
+        except (DigestMismatch, FileNotInRelease) as error:
+            problems.append(str(error))
+    if problems:
+        raise DigestMismatch("; ".join(problems))
