@@ -24,6 +24,8 @@ MAX_INTEGER = 2**63 - 1
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _REST = bytes(set(range(256)) - set(b'{}[]"\\'))
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER = b"0" * 19  # the digits of the smallest integer that may be refused
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LOCATED = 4 << 20  # characters of the longest text that is parsed again to find a place
 
@@ -100,7 +102,7 @@ def _parse(text: str, data: bytes, max_depth: int) -> Any:
         value = json.loads(
             text,
             object_pairs_hook=_unique,
-            parse_int=_integer,
+            parse_int=_integer if _LONG_NUMBER in data.translate(_DIGITS) else None,
             parse_float=_finite,
             parse_constant=_constant,
         )

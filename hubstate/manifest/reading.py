@@ -16,7 +16,7 @@ from hubstate.manifest.document import MINOR, NAME, SCHEMA, Manifest
 from hubstate.manifest.fields import Fields, Wrong, fail, is_sizes
 from hubstate.manifest.files import FileRecord
 from hubstate.manifest.meaning import BuilderRecord, Probe, ProbeOutput
-from hubstate.manifest.structure import Entry
+from hubstate.manifest.structure import TENSOR_KINDS, Entry, make_entry
 from hubstate.manifest.tensors import read_tensors
 from hubstate.strictjson import at, loads
 
@@ -48,6 +48,7 @@ _ENTRY_KEYS = {
     "module": {"path", "kind", "class", "tied_to"},
     "extra": {"path", "kind", "shape", "dtype", "value", "tied_to"},
 }
+_ENTRY_FIELDS = ("path", "kind", "shape", "dtype", "trainable", "tied_to", "class", "value")
 
 
 def parse(data: bytes) -> Manifest:
@@ -107,8 +108,8 @@ def _structure(items: list[Any], newer: bool) -> tuple[Entry, ...]:
 def _entry(item: Any, newer: bool) -> Entry:
     if type(item) is not dict:
         raise Wrong("", "an object", item)
-    get = item.get
-    path, kind = get("path"), get("kind")
+    fields: list[Any] = list(map(item.get, _ENTRY_FIELDS))
+    path, kind, shape, dtype, trainable, tied_to, class_name, _ = fields
     known = _ENTRY_KEYS.get(kind) if type(kind) is str else None
     if known is None:
         raise Wrong("kind", f"one of {', '.join(_ENTRY_KEYS)}", kind)
@@ -116,36 +117,19 @@ def _entry(item: Any, newer: bool) -> Entry:
         raise Wrong("", f"only the keys {sorted(known)} of a {kind}", min(item.keys() - known))
     if type(path) is not str or len(path) > 4096:
         raise Wrong("path", "text of at most 4096 characters", path)
-    shape, dtype = get("shape"), get("dtype")
-    if shape is None and dtype is None:
-        if kind == "param" or kind == "buffer":
-            raise Wrong("shape", "the shape of a tensor", shape)
-    elif not is_sizes(shape):
-        raise Wrong("shape", "a list of sizes", shape)
-    elif type(dtype) is not str or not dtype.isidentifier():
-        raise Wrong("dtype", "the name of a dtype", dtype)
-    return _checked(item, kind, tuple(shape) if shape is not None else None)
-
-
-def _checked(item: dict[str, Any], kind: Any, shape: tuple[int, ...] | None) -> Entry:
-    get = item.get
-    trainable, tied_to, class_name = get("trainable"), get("tied_to"), get("class")
+    if shape is not None or dtype is not None or kind in TENSOR_KINDS:
+        if not is_sizes(shape):
+            raise Wrong("shape", "a list of sizes", shape)
+        if type(dtype) is not str or not dtype.isidentifier():
+            raise Wrong("dtype", "the name of a dtype", dtype)
+        fields[2] = tuple(shape)
     if trainable is not None and type(trainable) is not bool:
         raise Wrong("trainable", "true or false", trainable)
     if tied_to is not None and type(tied_to) is not str:
         raise Wrong("tied_to", "a path", tied_to)
     if class_name is not None and type(class_name) is not str:
         raise Wrong("class", "a name", class_name)
-    return Entry(
-        path=item["path"],
-        kind=kind,
-        shape=shape,
-        dtype=get("dtype"),
-        trainable=trainable,
-        tied_to=tied_to,
-        class_name=class_name,
-        value=get("value"),
-    )
+    return make_entry(fields)
 
 
 def _file(fields: Fields, newer: bool) -> FileRecord:

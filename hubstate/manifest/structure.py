@@ -10,12 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from operator import itemgetter
+from typing import Any, Literal
 
 from hubstate.digest import Digest
 from hubstate.strictjson import Json
 
-__all__ = ["TENSOR_KINDS", "Entry", "Kind", "structure_hash"]
+__all__ = ["TENSOR_KINDS", "Entry", "Kind", "make_entry", "structure_hash"]
 
 Kind = Literal["param", "buffer", "none", "data", "opaque", "module", "extra"]
 TENSOR_KINDS = frozenset({"param", "buffer"})
@@ -53,6 +54,42 @@ class Entry:
         return self.kind in TENSOR_KINDS or (self.kind == "extra" and self.shape is not None)
 
 
+class _OpenEntry:
+    """The slots of an Entry, filled by plain assignment."""
+
+    __slots__ = (
+        "class_name",
+        "dtype",
+        "kind",
+        "path",
+        "shape",
+        "tied_to",
+        "trainable",
+        "value",
+    )
+
+
+def make_entry(fields: Iterable[Any]) -> Entry:
+    """An Entry of its fields in order, in a third of the time of ``Entry(…)``.
+
+    A frozen dataclass sets each field by way of ``object.__setattr__``, which takes most of the
+    time of reading a manifest. Fields of an open twin are set directly; then it becomes frozen.
+    """
+    entry: Any = _OpenEntry()
+    (
+        entry.path,
+        entry.kind,
+        entry.shape,
+        entry.dtype,
+        entry.trainable,
+        entry.tied_to,
+        entry.class_name,
+        entry.value,
+    ) = fields
+    entry.__class__ = Entry
+    return entry  # type: ignore[no-any-return]
+
+
 def structure_hash(entries: Iterable[Entry]) -> Digest:
     """The hash of the contract: equal for two models that can exchange every tensor.
 
@@ -65,7 +102,7 @@ def structure_hash(entries: Iterable[Entry]) -> Digest:
     >>> structure_hash([weight]).hex[:16]
     '7acb65c966efcbf5'
     """
-    tensors: list[list[object]] = []
+    tensors: list[list[Any]] = []
     modules: list[str] = []
     groups: dict[str, list[str]] = {}
     for entry in entries:
@@ -75,7 +112,7 @@ def structure_hash(entries: Iterable[Entry]) -> Digest:
                 groups.setdefault(entry.tied_to, [entry.tied_to]).append(entry.path)
         elif entry.kind == "module" and entry.path:
             modules.append(entry.path)
-    tensors.sort(key=lambda tensor: str(tensor[0]))
+    tensors.sort(key=itemgetter(0))
     ties = sorted(sorted(group) for group in groups.values())
     text = json.dumps([tensors, ties, sorted(modules)], separators=(",", ":"))
     return Digest(hashlib.sha256(text.encode()).hexdigest())

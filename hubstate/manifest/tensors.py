@@ -8,7 +8,7 @@ from typing import Any
 from hubstate.digest import Digest
 from hubstate.header import ITEM_SIZES
 from hubstate.manifest.fields import Wrong, is_sizes
-from hubstate.manifest.files import CHUNK, TensorRecord
+from hubstate.manifest.files import CHUNK, TensorRecord, make_tensor_record
 from hubstate.strictjson import at
 
 __all__ = ["read_tensors"]
@@ -61,10 +61,10 @@ def _tensor(item: Any, newer: bool) -> TensorRecord:
         raise Wrong("start", "an integer from 0", start)
     if type(stop) is not int or stop - start != prod(shape) * ITEM_SIZES[dtype]:
         raise Wrong("stop", f"{start + prod(shape) * ITEM_SIZES[dtype]}", stop)
-    return TensorRecord(
-        name=name,
-        dtype=dtype,
-        shape=tuple(shape),
+    return make_tensor_record(
+        name,
+        dtype,
+        tuple(shape),
         start=start,
         stop=stop,
         digests=_digests(item["digests"], stop - start),

@@ -1,0 +1,18 @@
+"""Tensors in a safetensors file: written whole or not at all, read by copy or mapped.
+
+::
+
+    file.safetensors
+    ├── header   __metadata__: "format": "pt" (which some readers ask for),
+    │            "hubstate.ties": JSON {alias: the name that holds its bytes}, only if there are any
+    └── tensors  named as in state_dict(); larger items first and then by name, so aligned
+
+The bytes are those that the safetensors library writes. They are laid out here because its
+serializer orders metadata at random, writes files that only their owner can read, and takes
+other arguments in each of its versions.
+"""
+
+from hubstate.weights.reading import map_weights, read_weights
+from hubstate.weights.saving import SavedWeights, save_weights
+
+__all__ = ["SavedWeights", "map_weights", "read_weights", "save_weights"]

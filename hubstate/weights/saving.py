@@ -1,0 +1,127 @@
+"""Tensors of any shape, stride and device, written to one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from hubstate.errors import InvalidWeights
+from hubstate.header import ITEM_SIZES, SAFETENSORS_NAMES, dump_header
+from hubstate.weights.memory import bytes_of, dtype_name, replacing
+
+__all__ = ["TIES", "SavedWeights", "save_weights", "sort_tensors", "ties_of", "unstorable"]
+
+TIES = "hubstate.ties"
+"""The key of the metadata that maps each alias to the name that holds its bytes."""
+
+_METADATA = "__metadata__"
+_ORDER = {dtype: rank for rank, dtype in enumerate(reversed(ITEM_SIZES))}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedWeights:
+    """What became of the tensors that were saved."""
+
+    path: Path
+    size: int
+    """Bytes of the file."""
+    ties: Mapping[str, str]
+    """alias -> the name that holds its bytes."""
+    copied: tuple[str, ...]
+    """Tensors that were not contiguous, and are in the file."""
+
+
+def save_weights(
+    path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None
+) -> SavedWeights:
+    """Write tensors of any shape, stride and device to one safetensors file.
+
+    The file appears whole or not at all, with the mode that the umask gives. Equal input gives
+    equal bytes. Names of one and the same tensor share its bytes, which the first of them
+    holds; a tensor that is not contiguous is copied, one at a time.
+
+    Args:
+        path: the file, which is replaced if it exists.
+        tensors: by name; the names are kept as they are.
+        metadata: text by name, beside ``format`` and the ties.
+
+    Raises:
+        InvalidWeights: tensors that no safetensors file can hold, each with its name and why.
+        OSError: the file cannot be written.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> weight = torch.zeros(2, 3)
+    >>> with TemporaryDirectory() as folder:
+    ...     save_weights(Path(folder, "a"), {"in": weight, "out": weight}).ties
+    {'out': 'in'}
+    """
+    if problems := unstorable(tensors):
+        raise InvalidWeights("\n  ".join([f"{path.name}: cannot hold these:", *problems]))
+    ties = ties_of(tensors)
+    stored = sort_tensors({name: t for name, t in tensors.items() if name not in ties})
+    notes = {"format": "pt", **(metadata or {})}
+    if ties:
+        notes[TIES] = json.dumps(ties, separators=(",", ":"), sort_keys=True)
+    shapes = {name: (dtype_name(t), tuple(t.shape)) for name, t in stored.items()}
+    with replacing(path) as file:
+        file.write(dump_header(shapes, notes))
+        for tensor in stored.values():
+            file.write(bytes_of(tensor))
+        size = file.tell()
+    copied = tuple(name for name, t in stored.items() if not t.is_contiguous())
+    return SavedWeights(path=path, size=size, ties=ties, copied=copied)
+
+
+def unstorable(tensors: Mapping[str, object]) -> list[str]:
+    """A line for each tensor that no safetensors file can hold: its name, and why."""
+    problems = []
+    for name, tensor in tensors.items():
+        if type(name) is not str or name == _METADATA:
+            problems.append(f"{name!r}: not a name for a tensor")
+        elif reason := _reason(tensor):
+            problems.append(f"{name}: {reason}")
+    return problems
+
+
+def _reason(tensor: Any) -> str | None:
+    if not isinstance(tensor, Tensor):
+        return f"expected a tensor, found {type(tensor).__name__}"
+    if is_lazy(tensor):
+        return "a parameter that is not initialised yet"
+    if bool(is_traceable_wrapper_subclass(tensor)):
+        return f"a {type(tensor).__name__}, which wraps other tensors"
+    if tensor.layout is not torch.strided:
+        return f"layout {str(tensor.layout).removeprefix('torch.')}, expected strided"
+    if tensor.device.type == "meta":
+        return "on the meta device, which holds no data"
+    if dtype_name(tensor) not in SAFETENSORS_NAMES:
+        return f"dtype {dtype_name(tensor)}, which safetensors files do not have"
+    return None
+
+
+def sort_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In the order of the file: larger items first, so that all are aligned, then by name."""
+    items = sorted(tensors.items(), key=lambda item: (_ORDER[dtype_name(item[1])], item[0]))
+    return dict(items)
+
+
+def ties_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """alias -> first name, for tensors that are the same view of the same memory."""
+    first: dict[object, str] = {}
+    names = {name: first.setdefault(_identity(tensor), name) for name, tensor in tensors.items()}
+    return {name: kept for name, kept in names.items() if name != kept}
+
+
+def _identity(tensor: Tensor) -> object:
+    if tensor.numel() == 0:
+        return id(tensor)  # memory of no size may have any address
+    view = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+    return (tensor.device, *view, tensor.is_conj(), tensor.is_neg())
