@@ -92,7 +92,9 @@ def _use(repository: str, manifest: Manifest) -> Iterator[str]:
     yield "import hubstate"
     yield ""
     if manifest.builder:
-        yield f"model = hubstate.create_model({manifest.builder.name!r}, pretrained={repository!r})"
+        arguments = {"pretrained": repository, **manifest.builder.arguments}
+        given = "".join(f", {name}={value!r}" for name, value in arguments.items())
+        yield f"model = hubstate.create_model({manifest.builder.name!r}{given})"
     else:
         yield f"hubstate.load_pretrained(model, {repository!r})  # model: your own architecture"
 

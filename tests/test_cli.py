@@ -1,0 +1,207 @@
+"""The command line: text for people, JSON for programs, and an exit code for each kind of end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from toys import toy
+
+import hubstate
+from hubstate.cli import main
+
+NAME = "org/toy"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command line here: its exit code, and what it printed."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    """A safetensors file for the toy model."""
+    torch.manual_seed(0)
+    path = tmp_path / "toy.safetensors"
+    save_file(toy().state_dict(), path)
+    return str(path)
+
+
+def words(weights: str, *more: str) -> list[str]:
+    required = ["--builder", "toys:toy", "--weights", weights, "--license", "mit"]
+    return ["publish", NAME, *required, "--probe", "1,3,8,8", *more]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["publish"], ["fetch"], ["models"], ["cache"]]
+    + [["cache", name] for name in ("ls", "verify", "rm", "prune", "path")],
+)
+def test_every_help_shows_an_example(run: Any, command: list[str]) -> None:
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    assert "Example:" in out
+    assert "hubstate " + " ".join(command) in out
+
+
+def test_help_brings_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from hubstate.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit:\n    print('torch' in sys.modules)\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.splitlines()[-1] == "False", answer.stderr
+
+
+def test_models_are_listed_with_their_weights(run: Any) -> None:
+    code, out, _ = run("models", "resnet18*")
+    assert code == 0
+    assert "resnet18_small" in out
+    assert "digits (default)" in out
+    code, out, _ = run("models", "--json")
+    assert json.loads(out)["resnet18_small"][0]["license"] == "apache-2.0"
+    code, out, _ = run("models", "nothing*")
+    assert code == 0
+    assert "no builder matches" in out
+
+
+def test_publish_and_fetch(run: Any, weights: str, tmp_path: Path) -> None:
+    code, out, err = run(*words(weights, "--tag", "v1", "--metric", "accuracy=0.5", "--json"))
+    assert code == 0, err
+    published = json.loads(out)
+    assert published["action"] == "published"
+
+    code, out, err = run("fetch", f"{NAME}@v1", "--to", str(tmp_path / "here"), "--json")
+    assert code == 0, err
+    fetched = json.loads(out)
+    assert fetched["commit"] == published["commit"]
+    assert (tmp_path / "here" / "model.safetensors").exists()
+    assert Path(fetched["files"]["hubstate.json"]["path"]).exists()
+
+
+def test_the_same_publish_again_exits_with_0(run: Any, weights: str) -> None:
+    assert run(*words(weights))[0] == 0
+    code, out, _ = run(*words(weights))
+    assert code == 0
+    assert "nothing to publish" in out
+
+
+def test_a_dry_run_publishes_nothing(run: Any, weights: str) -> None:
+    code, out, _ = run(*words(weights, "--dry-run"))
+    assert code == 0
+    assert out.startswith("would publish")
+    assert "+ conv.weight" in out
+    assert run("fetch", NAME)[0] == 3
+
+
+def test_the_probe_is_run_on_what_was_fetched(run: Any, weights: str) -> None:
+    run(*words(weights))
+    code, _, err = run("fetch", NAME, "--probe")
+    assert code == 0, err
+    assert "computes what was published" in err
+
+
+def test_a_release_without_builder_has_nothing_to_probe(run: Any) -> None:
+    hubstate.publish(toy(), NAME, license="mit", weights_only=True)
+    assert run("fetch", NAME, "--probe")[0] == 5
+
+
+def test_a_fetch_overwrites_nothing(run: Any, weights: str, tmp_path: Path) -> None:
+    run(*words(weights))
+    (tmp_path / "README.md").write_text("mine")
+    code, _, err = run("fetch", NAME, "--to", str(tmp_path))
+    assert code == 1
+    assert "exists and is another file" in err
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_exit_codes_tell_what_is_wrong(run: Any, weights: str, tmp_path: Path) -> None:
+    assert run("fetch", "a/b/c")[0] == 2
+    assert run("fetch", "org/none")[0] == 3
+    assert run("frobnicate")[0] == 2
+    assert run(*words(weights, "--arg", "width=9"))[0] == 4
+    assert run(*words(weights, "--arg", "width"))[0] == 2
+    assert run(*words(weights, "--probe", "x"))[0] == 2
+    assert run(*words(weights, "--license", "not a licence!"))[0] == 8
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(Path(weights).read_bytes()[:-1])
+    assert run(*words(str(torn)))[0] == 5
+
+
+def test_offline_is_an_exit_code_of_its_own(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBSTATE_OFFLINE", "1")
+    code, _, err = run("fetch", "org/none", "--registry", "http://127.0.0.1:9")
+    assert code == 6
+    assert "org/none" in err
+
+
+def test_errors_are_json_where_json_is_asked_for(run: Any, weights: str) -> None:
+    code, out, _ = run(*words(weights, "--arg", "num_classes=9", "--json"))
+    assert code == 4
+    error = json.loads(out)["error"]
+    assert error["kind"] == "StructureMismatch"
+    assert {issue["path"] for issue in error["issues"]} == {"fc.weight", "fc.bias"}
+
+
+def test_the_cache_is_listed_verified_removed_and_pruned(run: Any, weights: str) -> None:
+    run(*words(weights))
+    run("fetch", NAME)
+    code, out, _ = run("cache", "ls", "--json")
+    (entry,) = json.loads(out)["releases"]
+    assert entry["reference"] == f"{NAME}@main"
+    assert entry["missing"] == []
+    assert NAME in run("cache", "ls")[1]
+    assert run("cache", "path")[1].strip() == os.environ["HUBSTATE_CACHE"]
+    assert run("cache", "verify")[0] == 0
+
+    blob = Path(hubstate.fetch(NAME).path("model.safetensors"))
+    blob.chmod(0o644)
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    code, out, _ = run("cache", "verify", "--repair", "--json")
+    assert code == 5
+    assert list(json.loads(out)["damaged"].values()) == [[f"{NAME}@main: model.safetensors"]]
+    assert run("cache", "verify")[0] == 0
+
+    assert run("cache", "rm", NAME)[0] == 0
+    assert run("cache", "rm", NAME)[0] == 3
+    assert json.loads(run("cache", "prune", "--json")[1])["size"] == 0
+    assert run("cache", "prune", "--unused", "30", "--dry-run")[0] == 0
+
+
+def test_an_interrupt_exits_with_130(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hubstate.hub.open_release", interrupt)
+    code, _, err = run("fetch", NAME)
+    assert code == 130
+    assert "half-written" in err
+
+
+def test_it_also_runs_as_a_module() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "hubstate", "--version"], capture_output=True, text=True
+    )
+    assert answer.returncode == 0
+    assert hubstate.__version__ in answer.stdout
