@@ -85,9 +85,19 @@ class Shelf:
 
     def names(self) -> Iterator[str]:
         """Every repository in which something was published, in order."""
-        for path in sorted(self._repos.glob("*/*")):
+        for path in self.folders():
             if any(path.glob("branches/*/0*")) or any(path.glob("tags/*/0*")):
-                yield path.name if path.parent.name == "_" else f"{path.parent.name}/{path.name}"
+                yield self.name(path)
+
+    def folders(self) -> list[Path]:
+        """The folder of every repository, in order; with nothing in it if its making broke off."""
+        return sorted(self._repos.glob("*/*"))
+
+    @staticmethod
+    def name(folder: Path) -> str:
+        """The repository that a folder is of."""
+        org = folder.parent.name
+        return folder.name if org == "_" else f"{org}/{folder.name}"
 
     def claim(self, name: str) -> None:
         """Refuse a new repository whose name only differs in case from another's.
