@@ -4,9 +4,9 @@ from hubstate.manifest.document import MINOR, NAME, SCHEMA, Manifest
 from hubstate.manifest.files import CHUNK, FileRecord, TensorRecord, chunks
 from hubstate.manifest.hashing import hash_plain, hash_weights, verify_file
 from hubstate.manifest.meaning import BuilderRecord, Probe, ProbeOutput
-from hubstate.manifest.reading import parse
+from hubstate.manifest.reading import parse, read_structure
 from hubstate.manifest.structure import TENSOR_KINDS, Entry, Kind, structure_hash
-from hubstate.manifest.writing import dump
+from hubstate.manifest.writing import dump, write_entry
 from hubstate.strictjson import Json
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "hash_plain",
     "hash_weights",
     "parse",
+    "read_structure",
     "structure_hash",
     "verify_file",
+    "write_entry",
 ]

@@ -20,7 +20,7 @@ from hubstate.manifest.structure import TENSOR_KINDS, Entry, make_entry
 from hubstate.manifest.tensors import read_tensors
 from hubstate.strictjson import at, loads
 
-__all__ = ["parse"]
+__all__ = ["parse", "read_structure"]
 
 MAX_BYTES = 32 << 20
 
@@ -71,7 +71,7 @@ may read this one), found '2.0'
     newer = _is_newer(top)
     top.check_keys(_KEYS, newer=newer)
     manifest = Manifest(
-        structure=_structure(top.items("structure"), newer),
+        structure=read_structure(top.items("structure"), newer),
         files=tuple(_file(file, newer) for file in top.objects("files")),
         builder=_builder(top.optional("builder"), newer),
         preprocessing=top.mapping("preprocessing"),
@@ -95,7 +95,12 @@ def _is_newer(top: Fields) -> bool:
     return int(match[2]) > MINOR
 
 
-def _structure(items: list[Any], newer: bool) -> tuple[Entry, ...]:
+def read_structure(items: list[Any], newer: bool = False) -> tuple[Entry, ...]:
+    """Entries from JSON, each checked by itself.
+
+    Raises:
+        InvalidManifest: one is malformed.
+    """
     entries = []
     try:
         for item in items:

@@ -13,7 +13,7 @@ from hubstate.manifest.meaning import BuilderRecord, Probe
 from hubstate.manifest.reading import parse
 from hubstate.manifest.structure import Entry
 
-__all__ = ["dump"]
+__all__ = ["dump", "write_entry"]
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -64,7 +64,7 @@ def _parts(manifest: Manifest) -> dict[str, str]:
         "probe": _line(_probe(manifest.probe)),
         "provenance": _mapping(manifest.provenance),
         "schema": _line(f"{SCHEMA}.{MINOR}"),
-        "structure": _array(_line(_entry(entry)) for entry in manifest.structure),
+        "structure": _array(_line(write_entry(entry)) for entry in manifest.structure),
         "structure_hash": _line(str(manifest.structure_hash)),
     }
 
@@ -92,7 +92,8 @@ def _tensor(tensor: TensorRecord) -> dict[str, Any]:
     }
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def write_entry(entry: Entry) -> dict[str, Any]:
+    """An entry as JSON, without the fields that are None."""
     fields = {
         "path": entry.path,
         "kind": entry.kind,

@@ -17,7 +17,15 @@ from hubstate.errors import InvalidWeights
 from hubstate.header import ITEM_SIZES, SAFETENSORS_NAMES, dump_header
 from hubstate.weights.memory import bytes_of, dtype_name, replacing
 
-__all__ = ["TIES", "SavedWeights", "save_weights", "sort_tensors", "ties_of", "unstorable"]
+__all__ = [
+    "TIES",
+    "SavedWeights",
+    "identity",
+    "save_weights",
+    "sort_tensors",
+    "ties_of",
+    "unstorable",
+]
 
 TIES = "hubstate.ties"
 """The key of the metadata that maps each alias to the name that holds its bytes."""
@@ -114,13 +122,14 @@ def sort_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def ties_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """alias -> first name, for tensors that are the same view of the same memory."""
+    """alias -> first name, for tensors that are one."""
     first: dict[object, str] = {}
-    names = {name: first.setdefault(_identity(tensor), name) for name, tensor in tensors.items()}
+    names = {name: first.setdefault(identity(tensor), name) for name, tensor in tensors.items()}
     return {name: kept for name, kept in names.items() if name != kept}
 
 
-def _identity(tensor: Tensor) -> object:
+def identity(tensor: Tensor) -> object:
+    """Equal for two tensors that are the same view of the same memory."""
     if tensor.numel() == 0:
         return id(tensor)  # memory of no size may have any address
     view = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
