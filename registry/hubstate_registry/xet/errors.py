@@ -1,8 +1,8 @@
-"""The one error of this package."""
+"""The error of this package."""
 
 from __future__ import annotations
 
-__all__ = ["XetError"]
+__all__ = ["OutOfRange", "XetError"]
 
 
 class XetError(ValueError):
@@ -19,3 +19,7 @@ class XetError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}"
+
+
+class OutOfRange(XetError):
+    """A range that holds no byte of the file it was asked of."""

@@ -15,12 +15,12 @@ from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from .chunks import HEADER, parse_header, unpack
-from .errors import XetError
+from .errors import OutOfRange, XetError
 from .hashes import Hash, format_hash, hash_chunk, hash_file, hash_term
 from .shard import ShardFile, ShardXorb, Term
 from .xorb import Chunk, Xorb
 
-__all__ = ["Fetch", "Plan", "Readable", "check_file", "check_xorb", "plan", "read"]
+__all__ = ["Fetch", "Plan", "Readable", "check_file", "check_xorb", "plan", "read", "select"]
 
 Xorbs = Mapping[Hash, Xorb]
 
@@ -129,14 +129,14 @@ def plan(terms: Sequence[Term], xorbs: Xorbs, *, start: int = 0, stop: int | Non
     """Plan bytes ``start`` to ``stop`` of a file; a ``stop`` beyond the end means the end.
 
     Raises:
-        XetError: the file has no byte ``start``, or ``stop`` is not after it.
+        OutOfRange: the file has no byte ``start``, or ``stop`` is not after it.
     """
     size = sum(term.size for term in terms)
     stop = size if stop is None else min(stop, size)
     if not terms and start == 0:
         return Plan(skip=0, length=0, terms=(), fetches={})
     if not 0 <= start < stop:
-        raise XetError(f"no bytes {start} to {stop} in a file of {size}", where="range")
+        raise OutOfRange(f"no bytes {start} to {stop} in a file of {size}", where="range")
     skip, cut, at = 0, list[Term](), 0
     for term in terms:
         if at < stop and at + term.size > start:
@@ -145,6 +145,17 @@ def plan(terms: Sequence[Term], xorbs: Xorbs, *, start: int = 0, stop: int | Non
             cut.append(kept)
         at += term.size
     return Plan(skip=skip, length=stop - start, terms=tuple(cut), fetches=_find_fetches(cut, xorbs))
+
+
+def select(terms: Sequence[Term], *, start: int, stop: int) -> tuple[Sequence[Term], int]:
+    """The terms that hold bytes ``start`` to ``stop``, and where the first of them begins."""
+    kept, begins, at = list[Term](), 0, 0
+    for term in terms:
+        if at < stop and at + term.size > start:
+            begins = begins if kept else at
+            kept.append(term)
+        at += term.size
+    return kept, begins
 
 
 class Readable(Protocol):

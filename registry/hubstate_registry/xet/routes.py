@@ -1,0 +1,232 @@
+"""The Xet routes: tokens beside the repositories, and the store of chunks below ``/xet``.
+
+::
+
+    GET   /api/models/{repo}/xet-write-token/{revision}    where to go, and a token for it
+    GET   /api/models/{repo}/xet-read-token/{revision}
+    GET   /xet/v1/chunks/{prefix}/{hash}         what is known around a chunk: a shard, or 404
+    POST  /xet/v1/xorbs/{prefix}/{hash}          a xorb
+    POST  /xet/v1/shards                         files over xorbs that are here
+    GET   /xet/v1/reconstructions/{hash}         how to put a file, or a range of it, together
+    GET   /xet/v2/reconstructions/{hash}
+    GET   /xet/fetch/{claim}                     bytes of a xorb; the address is its own permit
+
+Not served, and clients go on without: ``/v1/xorb-grants`` (uploads straight to an object store),
+``/v2/shards`` (the same as v1, with progress), ``/v1/telemetry``.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from anyio import open_file, to_thread
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from hubstate_registry.auth import Role
+from hubstate_registry.context import Call
+from hubstate_registry.dispatch import Rule
+from hubstate_registry.errors import BadRequest, Forbidden, RegistryError, Unauthorized
+from hubstate_registry.storage import Storage
+from hubstate_registry.storage.blobs import Blob
+from hubstate_registry.storage.repositories import Repository
+from hubstate_registry.xet import access
+from hubstate_registry.xet.access import Grant
+from hubstate_registry.xet.errors import OutOfRange, XetError
+from hubstate_registry.xet.files import Fetch
+from hubstate_registry.xet.hashes import Hash, parse_hash
+from hubstate_registry.xet.service import Xet
+from hubstate_registry.xet.shard import MAX_SHARD
+from hubstate_registry.xet.xorb import MAX_STORED
+
+__all__ = ["XetExtension"]
+
+_PREFIXES = ("default", "default-merkledb")  # the documents say the one, clients the other
+_BLOCK = 1 << 20
+_RANGE = re.compile(r"bytes=(\d{1,20})-(\d{1,20})")
+
+
+class NotStored(RegistryError):
+    """A chunk, xorb or file that is not here, or not for this caller."""
+
+    status = 404
+
+
+class BadRange(RegistryError):
+    """A range that the file does not have."""
+
+    status = 416
+
+
+class XetExtension:
+    """Xet, as the registry's application takes it in."""
+
+    name = "xet"
+
+    def __init__(self, storage: Storage) -> None:
+        self.xet = Xet(storage)
+        self._signer = storage.signer
+
+    def rules(self) -> Sequence[Rule]:
+        """The routes of the list above."""
+        write, read = (partial(self._token, role=role) for role in (Role.WRITE, Role.READ))
+        plans = [partial(self._reconstruct, version=version) for version in (1, 2)]
+        models = "/api/models/{repo}"
+        return [
+            Rule(method="GET", pattern=models + "/xet-write-token/{revision}", handler=write),
+            Rule(method="GET", pattern=models + "/xet-read-token/{revision}", handler=read),
+            _open("GET", "/xet/v1/chunks/{prefix}/{hash}", self._dedup),
+            _open("POST", "/xet/v1/xorbs/{prefix}/{hash}", self._upload_xorb),
+            _open("POST", "/xet/v1/shards", self._upload_shard),
+            _open("GET", "/xet/v1/reconstructions/{hash}", plans[0]),
+            _open("GET", "/xet/v2/reconstructions/{hash}", plans[1]),
+            _open("GET", "/xet/fetch/{claim}", self._fetch),
+        ]
+
+    def resolve_headers(
+        self, call: Call, repository: Repository, *, commit: str, blob: Blob
+    ) -> Mapping[str, str]:
+        """Headers that send a download the Xet way, for a file that came that way."""
+        if blob.xet is None:
+            return {}
+        address = call.url(f"/api/models/{repository.id}/xet-read-token/{commit}")
+        return {"X-Xet-Hash": blob.xet, "Link": f'<{address}>; rel="xet-auth"'}
+
+    def read(self, blob: Blob, *, start: int, stop: int) -> Iterator[bytes]:
+        """A byte range of a file that came by Xet, for a plain reader."""
+        return (bytes(piece) for piece in self.xet.read(blob.sha256, start=start, stop=stop))
+
+    def _token(self, call: Call, *, role: Role) -> Response:
+        with call.read() as connection:
+            repository = call.repository(connection, role=role)
+        call.need_files(repository)
+        token = access.issue(self._signer, call.principal, repository=repository, role=role)
+        url, expires = call.url("/xet"), int(time.time()) + access.SECONDS
+        headers = {
+            "X-Xet-Cas-Url": url,
+            "X-Xet-Access-Token": token,
+            "X-Xet-Token-Expiration": str(expires),
+            "Cache-Control": "no-store",
+        }
+        return JSONResponse({"casUrl": url, "accessToken": token, "exp": expires}, headers=headers)
+
+    async def _dedup(self, call: Call) -> Response:
+        chunk = _name(call)
+        grant = await self._admit(call, role=Role.READ)
+        told = await to_thread.run_sync(partial(self.xet.answer, chunk, grant=grant))
+        if told is None:
+            raise NotStored("No chunk of that hash is stored, or none that your token may know of")
+        return Response(told, media_type="application/octet-stream")
+
+    async def _upload_xorb(self, call: Call) -> Response:
+        name = _name(call)
+        grant = await self._admit(call, role=Role.WRITE)
+        with self.xet.arriving() as arrival:
+            async for block in call.stream(MAX_STORED):
+                await to_thread.run_sync(arrival.write, block)
+            xorb = await to_thread.run_sync(arrival.land, name)
+            store = partial(self.xet.store, arrival, xorb, grant=grant)
+            return JSONResponse({"was_inserted": await to_thread.run_sync(store)})
+
+    async def _upload_shard(self, call: Call) -> Response:
+        grant = await self._admit(call, role=Role.WRITE)
+        data = bytearray()
+        async for block in call.stream(MAX_SHARD):
+            data += block
+        limit = call.registry.settings.limits.object_bytes
+        register = partial(self.xet.register, bytes(data), grant=grant, object_bytes=limit)
+        await to_thread.run_sync(register)
+        return JSONResponse({"result": 1})
+
+    async def _reconstruct(self, call: Call, *, version: int) -> Response:
+        name = _name(call)
+        grant = await self._admit(call, role=Role.READ)
+        start, stop = _parse_range(call) or (0, None)
+        make = partial(self.xet.plan, name, grant=grant, start=start, stop=stop)
+        plan = await to_thread.run_sync(make)
+        if plan is None:
+            raise NotStored("No file of that hash is stored in this repository")
+
+        def locate(xorb: Hash, fetch: Fetch) -> str:
+            return call.url(f"/xet/fetch/{access.sign_fetch(self._signer, xorb, fetch)}")
+
+        return JSONResponse(plan.to_v1(locate) if version == 1 else plan.to_v2(locate))
+
+    async def _fetch(self, call: Call) -> Response:
+        xorb, allowed = access.verify_fetch(self._signer, call.params["claim"])
+        asked = _parse_range(call)
+        if asked is None or not allowed.start <= asked[0] < asked[1] <= allowed.stop:
+            raise Forbidden(f"This address is for bytes {allowed.start} to {allowed.stop - 1}")
+        path = self.xet.folder.path(xorb)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise NotStored("That xorb is not stored any more") from error
+        start, stop = asked
+        headers = {
+            "Content-Length": str(stop - start),
+            "Content-Range": f"bytes {start}-{stop - 1}/{size}",
+        }
+        return StreamingResponse(
+            _pread(path, start=start, stop=stop),
+            status_code=206,
+            headers=headers,
+            media_type="application/octet-stream",
+        )
+
+    async def _admit(self, call: Call, *, role: Role) -> Grant:
+        scheme, _, token = call.request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthorized("A Xet token is needed")
+
+        def admit() -> Grant:
+            with call.read() as connection:
+                return access.admit(connection, self._signer, token=token.strip(), role=role)
+
+        return await to_thread.run_sync(admit)
+
+
+def _open(method: str, pattern: str, handler: Callable[[Call], Awaitable[Response]]) -> Rule:
+    """A route that looks at its own token, and that answers a broken upload with 400."""
+
+    async def answer(call: Call) -> Response:
+        try:
+            return await handler(call)
+        except OutOfRange as error:
+            raise BadRange(str(error)) from error
+        except XetError as error:
+            raise BadRequest(str(error)) from error
+
+    return Rule(method=method, pattern=pattern, handler=answer, waits=True, open=True)
+
+
+def _name(call: Call) -> Hash:
+    prefix = call.params.get("prefix", _PREFIXES[0])
+    if prefix not in _PREFIXES:
+        raise BadRequest(f"the prefix is {_PREFIXES[0]!r}, not {prefix[:80]!r}")
+    return parse_hash(call.params["hash"])
+
+
+def _parse_range(call: Call) -> tuple[int, int] | None:
+    """The one range that a client asks for, as start and end."""
+    text = call.request.headers.get("range")
+    if text is None:
+        return None
+    found = _RANGE.fullmatch(text.strip())
+    if found is None:
+        raise BadRange(f"expected one range such as bytes=0-99, found {text[:80]!r}")
+    return int(found[1]), int(found[2]) + 1
+
+
+async def _pread(path: Path, *, start: int, stop: int) -> AsyncIterator[bytes]:
+    async with await open_file(path, "rb", buffering=0) as file:
+        await file.seek(start)
+        while start < stop:
+            piece = await file.read(min(_BLOCK, stop - start))
+            if not piece:
+                raise XetError(f"ends at byte {start}", where=f"xorb {path.name}")
+            start += len(piece)
+            yield piece
