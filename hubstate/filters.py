@@ -1,0 +1,77 @@
+"""Filters: which names of a model a load, a fetch or a check is about.
+
+A filter is any function of a dotted path and the leaf at that path. ``only`` and ``without`` make
+one from patterns.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+__all__ = ["Filter", "Patterns", "only", "without"]
+
+Filter = Callable[[str, object], bool]
+
+
+@dataclass(frozen=True, repr=False)
+class Patterns:
+    """A filter by name; equal to, and printed as, the call that makes it."""
+
+    patterns: tuple[str, ...]
+    excludes: bool
+    _regex: re.Pattern[str] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_regex", _compile(self.patterns))
+
+    def __call__(self, path: str, leaf: object = ()) -> bool:
+        return (self._regex.match(path) is None) is self.excludes
+
+    def __repr__(self) -> str:
+        name = "without" if self.excludes else "only"
+        return f"{name}({', '.join(map(repr, self.patterns))})"
+
+
+def only(*patterns: str) -> Patterns:
+    """Select the named parts of a model and nothing else.
+
+    A pattern is a dotted path and selects it and everything under it. In it ``*`` stands for any
+    characters, dots included, ``?`` for one character and ``[abc]`` for one of a set.
+
+    Raises:
+        ValueError: no pattern, or an empty one.
+
+    >>> keep = only("layer1", "*.bias")
+    >>> keep
+    only('layer1', '*.bias')
+    >>> [keep(path) for path in ("layer1.0.weight", "layer10.weight", "fc.bias")]
+    [True, False, True]
+    """
+    return Patterns(patterns, excludes=False)
+
+
+def without(*patterns: str) -> Patterns:
+    """Select everything but the named parts of a model; patterns are those of ``only``.
+
+    Raises:
+        ValueError: no pattern, or an empty one.
+
+    >>> keep = without("fc")
+    >>> [keep(path) for path in ("fc.weight", "fc2.weight", "conv1.weight")]
+    [False, True, True]
+    """
+    return Patterns(patterns, excludes=True)
+
+
+def _compile(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    if not patterns:
+        raise ValueError("a filter needs at least one pattern, such as only('layer1')")
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern.strip("."):
+            raise ValueError(f"a pattern is a dotted path such as 'layer1.*', not {pattern!r}")
+    # The alternative with a tail makes "layer1" a subtree: "layer1" and "layer1.…", not "layer10".
+    either = "|".join(fnmatch.translate(each) for p in patterns for each in (p, f"{p}.*"))
+    return re.compile(either)
