@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hubstate import settings
 from hubstate.cache import Cache, KnownRelease
-from hubstate.endpoints import TIP, Changes, Commit, Endpoint, open_endpoint
+from hubstate.endpoints import TIP, Changes, Commit, Endpoint, Registry, open_endpoint
 from hubstate.errors import InvalidReference, NotFound, Offline, Unreachable
 from hubstate.progress import Hook
 from hubstate.reference import Reference
@@ -31,7 +31,7 @@ _OWN = frozenset({".gitattributes"})  # what a hub server puts in a repository b
 def open_release(
     reference: str | Reference,
     *,
-    registry: str | None = None,
+    registry: Registry | None = None,
     cache: Cache | None = None,
     refresh: bool = False,
 ) -> Release:
@@ -76,7 +76,7 @@ def fetch(
     reference: str | Reference,
     *,
     files: Iterable[str] | None = None,
-    registry: str | None = None,
+    registry: Registry | None = None,
     cache: Cache | None = None,
     progress: Hook | None = None,
 ) -> Release:
@@ -100,21 +100,21 @@ def fetch(
 
 
 def _resolve(endpoint: Endpoint, cache: Cache, reference: Reference, *, refresh: bool) -> Commit:
-    known = None if refresh else cache.known(endpoint.name, reference)
+    known = cache.known(endpoint.name, reference)
     offline = settings.offline()
-    if known and (reference.pinned or (offline and endpoint.remote)):
-        return cache.record(endpoint.name, reference, known.commit)
+    if known and not refresh and (reference.pinned or (offline and endpoint.remote)):
+        return cache.record(endpoint.name, reference, known.commit, known=known)
     if offline and endpoint.remote:
         raise offline_error("what it means", reference, endpoint, cache)
     try:
         commit = endpoint.resolve(reference)
     except (Unreachable, NotFound) as error:
         # A folder that is not mounted looks like one in which nothing was published yet.
-        if known is None or not (offline or isinstance(error, Unreachable)):
+        if known is None or refresh or not (offline or isinstance(error, Unreachable)):
             raise
         _warn_of_last_answer(known, error)
         commit = known.commit
-    return cache.record(endpoint.name, reference, commit)
+    return cache.record(endpoint.name, reference, commit, known=known)
 
 
 def _warn_of_last_answer(known: KnownRelease, error: Exception) -> None:
@@ -122,7 +122,7 @@ def _warn_of_last_answer(known: KnownRelease, error: Exception) -> None:
     warnings.warn(
         f"{known.reference} is taken to mean commit {known.commit.id}, as of {date}, because "
         f"the registry gives no answer now: {error}",
-        stacklevel=5,
+        stacklevel=4,
     )
 
 
@@ -136,7 +136,7 @@ def publish_files(
     parent: str | None = TIP,
     keep: bool = False,
     author: str | None = None,
-    registry: str | None = None,
+    registry: Registry | None = None,
 ) -> Commit:
     """Publish files as one atomic commit.
 
@@ -198,7 +198,7 @@ def _removals(endpoint: Endpoint, target: Reference, parent: str | None) -> Mapp
 
 
 def tag_commit(
-    repo: str, tag: str, *, commit: str, author: str | None = None, registry: str | None = None
+    repo: str, tag: str, *, commit: str, author: str | None = None, registry: Registry | None = None
 ) -> None:
     """Name a commit for ever; nothing happens where the tag names it already.
 
@@ -212,7 +212,7 @@ def tag_commit(
     endpoint.tag(repo, tag, commit=commit, author=author or settings.author())
 
 
-def open_registry(registry: str | None = None) -> Endpoint:
+def open_registry(registry: Registry | None = None) -> Endpoint:
     """The registry, to ask for what is in it or to change it: the cache has no part in that.
 
     Raises:

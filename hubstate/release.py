@@ -102,7 +102,8 @@ class Source:
         listed = self.commit.files[name]
         if listed.digest is None:
             commit = replace(self.commit, files={**self.commit.files, name: info})
-            self.cache.record(self.endpoint.name, self.reference, commit)
+            known = self.cache.known(self.endpoint.name, self.reference)
+            self.cache.record(self.endpoint.name, self.reference, commit, known=known)
 
     def _is_cut_off(self) -> bool:
         return self.endpoint.remote and settings.offline()

@@ -403,7 +403,8 @@ registry, number = FolderEndpoint(Path(sys.argv[1])), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    commit = registry.commit("org/name", {"a": number.encode()}, message="m", author=f"rival-{number}")
+    files = {"a": number.encode()}
+    commit = registry.commit("org/name", files, message="m", author=f"rival-{number}")
     print("won", commit.id)
 except Conflict as error:
     print("lost", error)

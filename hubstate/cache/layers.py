@@ -149,7 +149,8 @@ class Cache:
         blobs = Blobs(folder)
         with reachable(f"{what}: cannot be written to the cache {folder}"):
             blobs.discard_temporaries()
-            digest, status = blobs.add(stream, info=info, what=what, progress=progress)
+            source = _Guarded(stream, what)
+            digest, status = blobs.add(source, info=info, what=what, progress=progress)
         write_receipt(folder, folder, digest, status=status)
         return blobs.path(digest), digest
 
@@ -177,12 +178,13 @@ class Cache:
         found = [Releases(folder).find(endpoint, reference) for folder in self.folders]
         return max(filter(None, found), key=lambda known: known.resolved, default=None)
 
-    def record(self, endpoint: str, reference: Reference, commit: Commit) -> Commit:
+    def record(
+        self, endpoint: str, reference: Reference, commit: Commit, *, known: KnownRelease | None
+    ) -> Commit:
         """Remember what a reference means, where something can be written.
 
-        The commit comes back with the digests that were measured earlier.
+        The commit comes back with the digests that were measured earlier, which ``known`` has.
         """
-        known = self.known(endpoint, reference)
         commit = merge_digests(commit, known.commit if known else None)
         if known and known.commit == commit and known.reference == reference:
             Releases.touch(known)
@@ -190,6 +192,18 @@ class Cache:
             with contextlib.suppress(OSError):
                 Releases(self.writable).record(endpoint, reference, commit)
         return commit
+
+
+class _Guarded:
+    """A stream whose errors are not mistaken for those of the cache that it is written to."""
+
+    def __init__(self, stream: Stream, what: str) -> None:
+        self._stream = stream
+        self._what = what
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        with reachable(f"{self._what}: cannot be read"):
+            return self._stream.readinto(buffer)
 
 
 def can_write(folder: Path) -> bool:

@@ -103,7 +103,7 @@ def _is_present(cache: Cache, info: FileInfo) -> bool:
 
 def total_size(cache: Cache) -> int:
     """The bytes of all blobs in all folders."""
-    return sum(path.stat().st_size for _, _, path in _blobs(cache.folders))
+    return sum(_size(path) for _, _, path in _blobs(cache.folders))
 
 
 def _blobs(folders: Iterable[Path]) -> Iterator[tuple[Path, Digest, Path]]:

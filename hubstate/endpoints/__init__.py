@@ -25,12 +25,17 @@ __all__ = [
     "Endpoint",
     "FileInfo",
     "Refs",
+    "Registry",
     "Stream",
     "open_endpoint",
 ]
 
 
-def open_endpoint(text: str | Path) -> Endpoint:
+Registry = str | Path | Endpoint
+"""What names a registry: a folder, a URL, or the endpoint itself."""
+
+
+def open_endpoint(registry: Registry) -> Endpoint:
     """The registry in a folder or behind a URL; nothing is asked of it yet.
 
     Raises:
@@ -39,12 +44,14 @@ def open_endpoint(text: str | Path) -> Endpoint:
     >>> open_endpoint("file:///srv/models")
     FolderEndpoint('/srv/models')
     """
-    if isinstance(text, Path) or "://" not in text:
-        return _folder(Path(text).expanduser())
-    url = urlsplit(text)
+    if not isinstance(registry, str | Path):
+        return registry
+    if isinstance(registry, Path) or "://" not in registry:
+        return _folder(Path(registry).expanduser())
+    url = urlsplit(registry)
     if url.scheme == "file" and url.netloc in ("", "localhost") and url.path:
         return _folder(Path(unquote(url.path)))
-    raise InvalidSetting(f"registry {text!r}: expected a folder or file:///folder")
+    raise InvalidSetting(f"registry {registry!r}: expected a folder or file:///folder")
 
 
 def _folder(root: Path) -> Endpoint:
