@@ -1,1 +1,3 @@
 """The registry server: speaks the Hugging Face Hub protocol; imports nothing from hubstate."""
+
+__version__ = "0.1.0"

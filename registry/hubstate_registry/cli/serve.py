@@ -1,0 +1,126 @@
+"""``hubstate-registry serve``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import sqlalchemy as sa
+import uvicorn
+
+from hubstate_registry import app
+from hubstate_registry.auth import Role
+from hubstate_registry.cli.folder import directory
+from hubstate_registry.context import Extension
+from hubstate_registry.observe import start_logging
+from hubstate_registry.settings import Limits, Settings
+from hubstate_registry.storage import Storage, accounts
+from hubstate_registry.storage.schema import namespaces
+
+__all__ = ["first_token", "installed_extensions", "serve"]
+
+_XET = "hubstate_registry.xet.routes"
+
+
+@click.command()
+@directory
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--base-url", help="What clients call this server, if a proxy hides it.")
+@click.option(
+    "--behind-proxy",
+    metavar="ADDRESSES",
+    help="Believe X-Forwarded-For and -Proto from these addresses (comma-separated).",
+)
+@click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False))
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False))
+@click.option("--accel-prefix", help="nginx location of DIR, for X-Accel-Redirect; '/protected'.")
+@click.option("--no-anonymous", is_flag=True, help="Public repositories need a token too.")
+@click.option("--public-metrics", is_flag=True, help="/metrics answers without a token.")
+@click.option("--max-file-size", metavar="BYTES", type=int, default=Limits().object_bytes)
+@click.option(
+    "--rate-limit",
+    metavar="N",
+    default=Limits().requests_per_minute,
+    show_default=True,
+    help="Requests a minute for each token or address; 0 is no limit.",
+)
+@click.option("--stop-seconds", default=30, show_default=True, help="Patience of a stop.")
+@click.option("--quiet", is_flag=True, help="Log warnings only.")
+def serve(directory: Path, **options: Any) -> None:
+    """Serve the registry in DIR; make it if it is not there.
+
+    The first start prints an administrator's token, once, on standard output.
+
+    \b
+    Example:
+      hubstate-registry serve /srv/models --host 0.0.0.0 --port 8080
+      HF_ENDPOINT=http://localhost:8080 hf auth login
+    """
+    start_logging(logging.WARNING if options["quiet"] else logging.INFO)
+    storage = Storage(directory)
+    storage.files.sweep(older=24 * 3600)
+    secret = first_token(storage)
+    if secret is not None:
+        click.echo(f"administrator's token (shown this once): {secret}")
+        sys.stdout.flush()
+    settings = Settings(
+        root=directory,
+        base_url=options["base_url"],
+        anonymous=not options["no_anonymous"],
+        public_metrics=options["public_metrics"],
+        accel_prefix=options["accel_prefix"],
+        limits=Limits(
+            object_bytes=options["max_file_size"], requests_per_minute=options["rate_limit"]
+        ),
+    )
+    application = app.create(settings, storage=storage, extensions=installed_extensions(storage))
+    uvicorn.Server(_config(application, settings, options)).run()
+
+
+def first_token(storage: Storage) -> str | None:
+    """Make user ``admin`` with a token, if the registry has no user yet."""
+    with storage.database.write() as connection:
+        if connection.execute(sa.select(namespaces.c.name).limit(1)).first():
+            return None
+        accounts.add_namespace(connection, "admin", admin=True)
+        return accounts.create_token(
+            connection, "admin", name="first start", scopes={"*": Role.ADMIN}
+        )
+
+
+def installed_extensions(storage: Storage) -> Sequence[Extension]:
+    """What this installation speaks beside LFS."""
+    if importlib.util.find_spec(_XET) is None:
+        return []
+    return [importlib.import_module(_XET).XetExtension(storage)]
+
+
+def _config(
+    application: app.Application, settings: Settings, options: dict[str, Any]
+) -> uvicorn.Config:
+    proxies = options["behind_proxy"]
+    return uvicorn.Config(
+        application,
+        host=options["host"],
+        port=options["port"],
+        http="h11",  # its parser bounds the size of a request's head; httptools' does not
+        h11_max_incomplete_event_size=settings.limits.header_bytes,
+        limit_concurrency=settings.limits.connections,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies or "",
+        ssl_certfile=options["tls_cert"],
+        ssl_keyfile=options["tls_key"],
+        timeout_graceful_shutdown=options["stop_seconds"],
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        ws="none",
+        lifespan="on",
+    )

@@ -1,0 +1,221 @@
+"""What a route is given: the registry it belongs to, and the call that it answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
+
+from starlette.requests import Request
+
+from hubstate_registry.auth import Principal, Role
+from hubstate_registry.errors import BadRequest, Forbidden, Gated, RepoNotFound, Unauthorized
+from hubstate_registry.limits import Bucket, stream_body
+from hubstate_registry.metrics import Metrics
+from hubstate_registry.names import RepoId, encodes, parse_repo, shorten
+from hubstate_registry.settings import Settings
+from hubstate_registry.storage import Storage, references, repositories
+from hubstate_registry.storage.blobs import Blob
+from hubstate_registry.storage.database import Connection
+from hubstate_registry.storage.references import Actor
+from hubstate_registry.storage.repositories import Repository
+from hubstate_registry.storage.trees import Tree
+
+if TYPE_CHECKING:
+    from hubstate_registry.dispatch import Rule
+
+__all__ = ["Call", "Extension", "Moved", "Registry"]
+
+
+class Extension(Protocol):
+    """Another way in which bytes come and go; Xet is one. README.md beside this file has more."""
+
+    name: str
+
+    def rules(self) -> Sequence[Rule]:
+        """Routes to add."""
+
+    def resolve_headers(
+        self, call: Call, repository: Repository, *, commit: str, blob: Blob
+    ) -> Mapping[str, str]:
+        """Headers that tell a downloader of this other way, for the file it asks for."""
+
+    def read(self, blob: Blob, *, start: int, stop: int) -> Iterator[bytes]:
+        """A byte range of a blob that is stored only in this other way."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Registry:
+    """One registry, as its routes see it."""
+
+    settings: Settings
+    storage: Storage
+    metrics: Metrics
+    requests: Bucket
+    failures: Bucket
+    extensions: Mapping[str, Extension] = field(default_factory=dict)
+    ready: bool = False
+
+
+class Moved(Exception):
+    """The repository is elsewhere; the answer is a redirect that keeps method and body."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.location = location
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One request, read as far as all routes need it."""
+
+    registry: Registry
+    request: Request
+    principal: Principal
+    params: Mapping[str, str]
+    body: object = None
+    """The parsed JSON or form, where the rule says that there is one."""
+    raw_repo: str = ""
+    """The repository's id as it stands in the path, percent-encoded."""
+
+    @property
+    def storage(self) -> Storage:
+        """Where everything is kept."""
+        return self.registry.storage
+
+    @property
+    def actor(self) -> Actor:
+        """The caller, for the audit log."""
+        request = str(self.request.scope["state"].get("request_id", ""))
+        user = self.principal.user or "anonymous"
+        return Actor(user=user, token=self.principal.token, request=request)
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A view of the database."""
+        return self.storage.database.read()
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """A transaction."""
+        return self.storage.database.write()
+
+    def url(self, path: str) -> str:
+        """An absolute address on this server, as the caller knows it."""
+        base = self.registry.settings.base_url or str(self.request.base_url)
+        return base.rstrip("/") + path
+
+    def page_url(self, **query: str) -> str:
+        """The address of this very request with other query parameters."""
+        own = self.request.url.include_query_params(**query)
+        return self.url(self.request.scope["raw_path"].decode("latin-1") + f"?{own.query}")
+
+    def fields(self) -> Mapping[str, object]:
+        """The body, which must be a JSON object.
+
+        Raises:
+            BadRequest: it is anything else.
+        """
+        if not isinstance(self.body, dict):
+            raise BadRequest("the body must be a JSON object")
+        return self.body
+
+    def stream(self, limit: int) -> AsyncIterator[bytes]:
+        """The body as it arrives, up to ``limit`` bytes."""
+        limits = self.registry.settings.limits
+        return stream_body(self.request.scope, self.request.receive, limit=limit, limits=limits)
+
+    def need_user(self) -> None:
+        """Refuse callers without a token.
+
+        Raises:
+            Unauthorized: there is none.
+        """
+        if self.principal.user is None:
+            raise Unauthorized("A token is needed; log in with `hf auth login`")
+
+    def may_read(self, repository: Repository) -> bool:
+        """Whether this caller may know of a repository."""
+        if self.principal.role(repository.id.namespace) >= Role.READ:
+            return True
+        known = self.registry.settings.anonymous or self.principal.user is not None
+        return known and not repository.private
+
+    def find(self, connection: Connection, id: RepoId, *, role: Role = Role.READ) -> Repository:
+        """The repository of this id, for a caller who has ``role`` in its namespace.
+
+        Raises:
+            RepoNotFound: it is not there, or the caller may not read it.
+            Unauthorized: the caller has no token and needs one.
+            Forbidden: the caller may read it and not do this.
+        """
+        found = repositories.find(connection, id)
+        if found is None or not self.may_read(found):
+            raise RepoNotFound(str(id))
+        if role > Role.READ:
+            self.need_role(found.id.namespace, role=role)
+        return found
+
+    def need_role(self, namespace: str, *, role: Role) -> None:
+        """Refuse callers who have less than ``role`` in a namespace.
+
+        Raises:
+            Unauthorized: the caller has no token.
+            Forbidden: the caller has less.
+        """
+        self.need_user()
+        if self.principal.role(namespace) < role:
+            raise Forbidden(f"Your token has no {role} access to {namespace or 'this repository'}")
+
+    def repository(self, connection: Connection, *, role: Role = Role.READ) -> Repository:
+        """The repository that the path names.
+
+        Raises:
+            RepoNotFound: it is not there, or the caller may not read it.
+            Moved: it has another id now.
+            Unauthorized: the caller has no token and needs one.
+            Forbidden: the caller may read it and not do this.
+        """
+        id = parse_repo(self.params["repo"])
+        found = self.find(connection, id)
+        if found.id.key != id.key:
+            raise Moved(self._location(found.id))
+        if role > Role.READ:
+            self.need_role(found.id.namespace, role=role)
+        return found
+
+    def need_files(self, repository: Repository) -> None:
+        """Refuse the files of a gated repository to all but members of its namespace.
+
+        Raises:
+            Gated: it is one, and the caller is none.
+        """
+        if repository.gated and self.principal.role(repository.id.namespace) < Role.READ:
+            raise Gated(f"Access to model {repository.id} is restricted to members")
+
+    def commit(self, connection: Connection, repository: Repository) -> str:
+        """The commit of the path's revision, ``main`` if it has none.
+
+        Raises:
+            RevisionNotFound: there is none.
+            BadRequest: the revision is no text.
+        """
+        revision = self.params.get("revision") or "main"
+        if not encodes(revision) or "\0" in revision:
+            raise BadRequest(f"no revision is called {shorten(revision)}")
+        return references.resolve(connection, repository, revision=revision)
+
+    def tree(self, connection: Connection, repository: Repository) -> tuple[str, Tree]:
+        """The commit of the path's revision, and its files.
+
+        Raises:
+            RevisionNotFound: there is none.
+        """
+        commit = self.commit(connection, repository)
+        return commit, self.storage.tree(connection, repository, commit=commit)
+
+    def _location(self, id: RepoId) -> str:
+        path = self.request.scope["raw_path"].decode("latin-1")
+        query = self.request.scope["query_string"].decode("latin-1")
+        moved: str = path.replace(f"/{self.raw_repo}", f"/{quote(str(id))}", 1)
+        return f"{moved}?{query}" if query else moved
