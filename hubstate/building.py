@@ -82,9 +82,9 @@ class SkippedInit:
         ready = [tensor for name, tensor in parameters if name in loaded]
         empty = [tensor for name, tensor in parameters if name not in loaded]
         wanted = self._calls.keys() & {_memory(tensor) for tensor in empty}
-        # A loaded tensor may share memory with an empty one (a tie, two slices of one storage).
+        # A tensor with values may share memory with an empty one: a tie, slices of one storage.
         kept = [(tensor, tensor.clone()) for tensor in ready if _memory(tensor) in wanted]
-        for memory in wanted:
+        for memory in [memory for memory in self._calls if memory in wanted]:  # as they were made
             self._run(memory)
         with torch.no_grad():
             for tensor, values in kept:
@@ -118,7 +118,8 @@ class SkippedInit:
 def skip_init() -> Iterator[SkippedInit]:
     """Build modules without random initialisation, in this thread.
 
-    The global random generator is not advanced by what is skipped.
+    What is skipped does not advance the global random generator; what ``finish`` runs does so
+    then. A seed gives the same model each time, though not always the one it gives outside.
 
     Returns:
         What has been held back: call its ``finish`` when the weights are loaded, and only then

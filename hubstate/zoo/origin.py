@@ -17,7 +17,7 @@ from hubstate.strictjson import Json
 if TYPE_CHECKING:
     from torch import nn
 
-    from hubstate.loading import LoadReport
+    from hubstate.report import LoadReport
 
 __all__ = ["builder_record", "load_report", "preprocessing_of", "remember", "remember_report"]
 

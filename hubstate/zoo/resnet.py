@@ -294,7 +294,7 @@ def resnet18_small(
     *,
     num_classes: int = 10,
     in_chans: int = 3,
-    width: int = 64,
+    width: int = 16,
     zero_init_residual: bool = False,
 ) -> ResNet:
     """ResNet-18 with a stem for images of 8 to 64 pixels, of any width.

@@ -1,0 +1,193 @@
+"""Blocks that several families share, and how their weights start.
+
+- Batch normalisation after a convolution without bias: Ioffe, Szegedy, "Batch Normalization",
+  2015, https://arxiv.org/abs/1502.03167
+- Squeeze and excitation: Hu, Shen, Albanie, Sun, Wu, "Squeeze-and-Excitation Networks", 2017,
+  https://arxiv.org/abs/1709.01507
+- Dropped branches: Huang, Sun, Liu, Sedra, Weinberger, "Deep Networks with Stochastic Depth",
+  2016, https://arxiv.org/abs/1603.09382
+- Initial weights by fan: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", 2015,
+  https://arxiv.org/abs/1502.01852
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "ChannelNorm",
+    "DropBranch",
+    "Make",
+    "Permute",
+    "SqueezeExcitation",
+    "conv_norm",
+    "divisible",
+    "he_fan_out",
+    "initialise",
+    "normal",
+    "perceptron",
+    "relu",
+    "relu6",
+    "truncated",
+]
+
+Make = Callable[[], nn.Module]
+"""Makes a module without arguments, such as an activation."""
+Norm = Callable[[int], nn.Module]
+"""Makes a normalisation of that many channels."""
+Fill = Callable[[Tensor], object]
+"""Fills a weight in place."""
+
+relu: Make = partial(nn.ReLU, inplace=True)
+relu6: Make = partial(nn.ReLU6, inplace=True)
+
+
+def conv_norm(
+    inputs: int,
+    outputs: int,
+    size: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    norm: Norm = nn.BatchNorm2d,
+    activation: Make | None = relu,
+) -> nn.Sequential:
+    """Convolution ``0``, normalisation ``1`` and, unless it is None, an activation ``2``.
+
+    The convolution pads with zeros, so that a stride of 1 keeps height and width.
+
+    >>> conv_norm(3, 8, 3, stride=2)(torch.zeros(1, 3, 6, 6)).shape
+    torch.Size([1, 8, 3, 3])
+    """
+    padding = (size - 1) // 2
+    layers = [
+        nn.Conv2d(inputs, outputs, size, stride, padding, groups=groups, bias=False),
+        norm(outputs),
+    ]
+    return nn.Sequential(*layers, *([activation()] if activation else []))
+
+
+def divisible(value: float, divisor: int = 8) -> int:
+    """The multiple of the divisor nearest to a width, but not less than 0.9 of it.
+
+    >>> divisible(36.8), divisible(11.0), divisible(3.0)
+    (40, 16, 8)
+    """
+    nearest = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * value else nearest
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale each channel by what the means of all channels say (Hu et al. 2017, figure 2).
+
+    Args:
+        channels: of the images.
+        squeezed: channels between the two layers ``fc1`` and ``fc2``.
+        activation: after ``fc1``.
+        gate: after ``fc2``; between 0 and 1.
+    """
+
+    def __init__(
+        self, channels: int, squeezed: int, *, activation: Make = relu, gate: Make = nn.Sigmoid
+    ) -> None:
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.activation = activation()
+        self.scale_activation = gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = self.activation(self.fc1(self.avgpool(x)))
+        scale: Tensor = self.scale_activation(self.fc2(squeezed))
+        return x * scale
+
+
+class DropBranch(nn.Module):
+    """In training, a residual branch is left out for some of the images (Huang et al. 2016).
+
+    What stays is scaled up, so that the expected value is the same; in evaluation nothing is
+    dropped.
+
+    Args:
+        rate: how probable it is that an image loses the branch, at least 0 and below 1.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        kept = x.new_empty((len(x), *[1] * (x.ndim - 1))).bernoulli_(1.0 - self.rate)
+        return x * kept / (1.0 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class Permute(nn.Module):
+    """A view with its axes in another order.
+
+    >>> Permute(0, 3, 1, 2)(torch.zeros(1, 4, 5, 3)).shape
+    torch.Size([1, 3, 4, 5])
+    """
+
+    def __init__(self, *axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.axes)
+
+    def extra_repr(self) -> str:
+        return ", ".join(map(str, self.axes))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation of images (N, C, H, W) over their channels, at each position alone."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def perceptron(width: int, hidden: int, *, dropout: float = 0.0) -> nn.Sequential:
+    """Two linear layers ``0`` and ``3`` with GELU between them, as in a transformer's block."""
+    return nn.Sequential(
+        nn.Linear(width, hidden),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, width),
+        nn.Dropout(dropout),
+    )
+
+
+def initialise(model: nn.Module, *, conv: Fill | None = None, linear: Fill | None = None) -> None:
+    """Fill the weights of all convolutions and all linear layers; their biases become 0.
+
+    A kind of layer for which no filling is given stays as it is.
+    """
+    for module in model.modules():
+        fill = conv if isinstance(module, nn.Conv2d) else linear
+        if fill is not None and isinstance(module, nn.Conv2d | nn.Linear):
+            fill(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+he_fan_out: Fill = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
+
+
+def normal(std: float) -> Fill:
+    """Normally distributed around 0."""
+    return partial(nn.init.normal_, std=std)
+
+
+def truncated(std: float, *, bound: float = 2.0) -> Fill:
+    """Normally distributed around 0, with nothing further away than ``bound``."""
+    return partial(nn.init.trunc_normal_, std=std, a=-bound, b=bound)

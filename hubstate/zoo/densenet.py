@@ -1,0 +1,160 @@
+"""DenseNet: every layer of a block sees the outputs of all layers before it.
+
+Huang, Liu, van der Maaten, Weinberger, "Densely Connected Convolutional Networks", 2016,
+https://arxiv.org/abs/1608.06993; the variants with bottlenecks and compression (DenseNet-BC).
+
+Names, shapes and outputs are those of torchvision's models, so weights go both ways::
+
+    images (N, in_chans, H, W)
+    ├── features
+    │   ├── conv0 norm0 relu0 pool0       stem                              H/4 × W/4
+    │   ├── denseblock1 … denseblock4     each layer adds `growth` channels
+    │   ├── transition1 … transition3     half the channels, half the size
+    │   └── norm5                                                           H/32 × W/32
+    └── classifier                        after the mean over all positions: (N, num_classes)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hubstate.zoo.blocks import initialise
+from hubstate.zoo.builders import Builder
+from hubstate.zoo.variants import photographs, variant
+
+__all__ = ["DenseNet", "densenet121", "densenet161", "densenet169", "densenet201"]
+
+_BOTTLENECK = 4  # times the growth
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What tells one DenseNet from another."""
+
+    layers: tuple[int, int, int, int]
+    """How many layers each block has."""
+    growth: int = 32
+    """Channels that each layer adds: k in the paper."""
+    width: int = 64
+    """Channels of the stem."""
+
+
+class DenseLayer(nn.Module):
+    """1×1 to at most four times the growth, then 3×3; what goes in stays in front."""
+
+    def __init__(self, inputs: int, growth: int, *, dropout: float) -> None:
+        super().__init__()
+        inner = _BOTTLENECK * growth
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(inner)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(inner, growth, 3, padding=1, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        new = self.conv1(self.relu1(self.norm1(x)))
+        new = self.conv2(self.relu2(self.norm2(new)))
+        return torch.cat([x, self.dropout(new)], 1)
+
+
+class DenseNet(nn.Module):
+    """A DenseNet; ``classifier`` has an output for each class.
+
+    Args:
+        plan: depth and widths.
+        num_classes: outputs.
+        in_chans: channels of the images.
+        dropout: how much of each layer's new channels is dropped in training.
+    """
+
+    def __init__(
+        self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        for name, module in _features(plan, in_chans, dropout=dropout):
+            self.features.add_module(name, module)
+        self.classifier = nn.Linear(_outputs(plan), num_classes)
+        initialise(self, conv=nn.init.kaiming_normal_)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature maps: (N, channels, height, width)."""
+        features: Tensor = self.features(x)
+        return features.relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, in_chans, H, W)."""
+        logits: Tensor = self.classifier(self.forward_features(x).mean((2, 3)))
+        return logits
+
+
+def _outputs(plan: Plan) -> int:
+    channels = plan.width
+    for layers in plan.layers[:-1]:
+        channels = (channels + layers * plan.growth) // 2
+    return channels + plan.layers[-1] * plan.growth
+
+
+def _features(plan: Plan, in_chans: int, *, dropout: float) -> Iterator[tuple[str, nn.Module]]:
+    yield "conv0", nn.Conv2d(in_chans, plan.width, 7, stride=2, padding=3, bias=False)
+    yield "norm0", nn.BatchNorm2d(plan.width)
+    yield "relu0", nn.ReLU(inplace=True)
+    yield "pool0", nn.MaxPool2d(3, stride=2, padding=1)
+    channels = plan.width
+    for number, layers in enumerate(plan.layers, start=1):
+        if number > 1:
+            yield f"transition{number - 1}", _transition(channels)
+            channels //= 2
+        yield f"denseblock{number}", _block(channels, plan.growth, layers=layers, dropout=dropout)
+        channels += layers * plan.growth
+    yield "norm5", nn.BatchNorm2d(channels)
+
+
+def _block(inputs: int, growth: int, *, layers: int, dropout: float) -> nn.Sequential:
+    block = nn.Sequential()
+    for index in range(layers):
+        layer = DenseLayer(inputs + index * growth, growth, dropout=dropout)
+        block.add_module(f"denselayer{index + 1}", layer)
+    return block
+
+
+def _transition(inputs: int) -> nn.Sequential:
+    transition = nn.Sequential()
+    transition.add_module("norm", nn.BatchNorm2d(inputs))
+    transition.add_module("relu", nn.ReLU(inplace=True))
+    transition.add_module("conv", nn.Conv2d(inputs, inputs // 2, 1, bias=False))
+    transition.add_module("pool", nn.AvgPool2d(2, stride=2))
+    return transition
+
+
+def _variant(name: str, plan: Plan, *, about: str) -> Builder[DenseNet]:
+    return variant(DenseNet, plan, name=name, about=about, preprocessing=photographs())
+
+
+densenet121 = _variant(
+    "densenet121",
+    Plan(layers=(6, 12, 24, 16)),
+    about="DenseNet-121 (Huang et al. 2016, table 1): 8.0 M parameters.",
+)
+densenet161 = _variant(
+    "densenet161",
+    Plan(layers=(6, 12, 36, 24), growth=48, width=96),
+    about="DenseNet-161 (Huang et al. 2016, k = 48): 28.7 M parameters.",
+)
+densenet169 = _variant(
+    "densenet169",
+    Plan(layers=(6, 12, 32, 32)),
+    about="DenseNet-169 (Huang et al. 2016, table 1): 14.1 M parameters.",
+)
+densenet201 = _variant(
+    "densenet201",
+    Plan(layers=(6, 12, 48, 32)),
+    about="DenseNet-201 (Huang et al. 2016, table 1): 20.0 M parameters.",
+)
