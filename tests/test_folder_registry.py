@@ -612,7 +612,9 @@ def test_a_registry_opens_by_path_and_by_url(tmp_path: Path) -> None:
         assert set(endpoint.resolve(at()).files) == {"a"}
 
 
-@pytest.mark.parametrize("text", ["file://host/folder", "ftp://host", "s3://bucket", "file://"])
+@pytest.mark.parametrize(
+    "text", ["file://host/folder", "ftp://host", "s3://bucket", "file://", "http://"]
+)
 def test_a_url_that_names_no_registry_is_refused(text: str) -> None:
     with pytest.raises(InvalidSetting, match="expected"):
         open_endpoint(text)

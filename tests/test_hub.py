@@ -348,6 +348,18 @@ def test_offline_says_what_is_missing_and_how_to_get_it(
     assert server.asked == []
 
 
+def test_a_server_is_named_by_its_url_and_the_cache_serves_what_came_from_it(
+    files: dict[str, bytes], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(files)
+    hub.fetch("org/name", registry=server)
+    monkeypatch.setenv("HUBSTATE_REGISTRY", f"{server.name}/")
+    monkeypatch.setenv("HUBSTATE_OFFLINE", "1")
+    assert set(hub.fetch("org/name").paths) == set(files)
+    with pytest.raises(Offline, match=f"forbids asking {server.name}"):
+        hub.fetch("org/other")
+
+
 def test_offline_a_folder_registry_is_still_read(
     files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,13 @@ def open_endpoint(registry: Registry) -> Endpoint:
     url = urlsplit(registry)
     if url.scheme == "file" and url.netloc in ("", "localhost") and url.path:
         return _folder(Path(unquote(url.path)))
-    raise InvalidSetting(f"registry {registry!r}: expected a folder or file:///folder")
+    if url.scheme in ("http", "https") and url.netloc:
+        from hubstate.endpoints.http import HttpEndpoint
+
+        return HttpEndpoint(registry)
+    raise InvalidSetting(
+        f"registry {registry!r}: expected a folder, file:///folder, http://… or https://…"
+    )
 
 
 def _folder(root: Path) -> Endpoint:

@@ -23,7 +23,7 @@ from hubstate.blobs import link_once
 from hubstate.endpoints.records import dump_record, parse_date, parse_record
 from hubstate.errors import Damaged
 
-__all__ = ["Move", "all_moves", "last_move", "push_move"]
+__all__ = ["Move", "all_moves", "last_move", "push_move", "read_move"]
 
 _NUMBER = re.compile(r"[0-9]{8}\Z")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
@@ -46,7 +46,7 @@ def all_moves(folder: Path) -> list[Move]:
         Damaged: a move that is not what was written.
         OSError: the folder cannot be read.
     """
-    return [_read(folder, number) for number in sorted(_numbers(folder))]
+    return [read_move(folder, number) for number in sorted(_numbers(folder))]
 
 
 def last_move(folder: Path) -> Move | None:
@@ -57,7 +57,7 @@ def last_move(folder: Path) -> Move | None:
         OSError: the folder cannot be read.
     """
     number = max(_numbers(folder), default=0)
-    return _read(folder, number) if number else None
+    return read_move(folder, number) if number else None
 
 
 def push_move(
@@ -86,7 +86,13 @@ def _numbers(folder: Path) -> list[int]:
         return []
 
 
-def _read(folder: Path, number: int) -> Move:
+def read_move(folder: Path, number: int) -> Move:
+    """One move of a reference, by its number.
+
+    Raises:
+        Damaged: it is not what was written.
+        OSError: it is not there, or cannot be read.
+    """
     path = folder / f"{number:08}"
     record = parse_record(path.read_bytes(), what=str(path))
     try:

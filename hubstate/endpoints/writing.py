@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hubstate.blobs import FileInfo, opened, reachable
 from hubstate.endpoints.base import TIP, Changes, Commit, apply_changes, check_paths
-from hubstate.endpoints.moves import Move, push_move
+from hubstate.endpoints.moves import Move, push_move, read_move
 from hubstate.endpoints.shelf import Shelf
 from hubstate.errors import (
     Conflict,
@@ -158,8 +158,9 @@ def _move(shelf: Shelf, commit: Commit, *, branch: str, before: Move | None, aut
     if before and before.commit == commit.id:
         return
     _check_stored(shelf, commit)
+    folder = shelf.moves(commit.repo, "branches", branch)
     moved = push_move(
-        shelf.moves(commit.repo, "branches", branch),
+        folder,
         after=before,
         commit=commit.id,
         author=author,
@@ -167,8 +168,9 @@ def _move(shelf: Shelf, commit: Commit, *, branch: str, before: Move | None, aut
         temporaries=shelf.blobs.temporaries,
     )
     if not moved:
-        now = shelf.last(commit.repo, "branches", branch)
-        if now and now.commit == commit.id:  # somebody published the same, at the same time
+        # Read by its number: an NFS client may still list the folder as it was before.
+        now = read_move(folder, before.number + 1 if before else 1)
+        if now.commit == commit.id:  # somebody published the same, at the same time
             return
         raise _overtaken(shelf, commit.repo, branch, now, expected=commit.parent)
 
@@ -205,10 +207,10 @@ def _write_refs(shelf: Shelf, repo: str) -> None:
 
 
 def _overtaken(
-    shelf: Shelf, repo: str, branch: str, now: Move | None, *, expected: str | None
+    shelf: Shelf, repo: str, branch: str, now: Move, *, expected: str | None
 ) -> Conflict:
     text = f"{repo}: branch {branch!r} was expected at {expected or 'no commit yet'}"
-    if now is None or now.commit is None:
+    if now.commit is None:
         return Conflict(f"{text}, and is no longer there")
     message = ""
     with contextlib.suppress(OSError, Damaged):
