@@ -23,7 +23,7 @@ MAX_INTEGER = 2**63 - 1
 """Integers are within ± this, so that every other language reads them exactly as well."""
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
-_REST = bytes(set(range(256)) - set(b'{}[]"\\'))
+_REST = bytes(set(range(256)) - set(b'{}[]:"'))
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19  # the digits of the smallest integer that may be refused
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -98,30 +98,50 @@ def at(place: str, key: str | int) -> str:
 
 
 def _parse(text: str, data: bytes, max_depth: int) -> Any:
+    objects: list[dict[str, Any]] = []
+
+    def keep(item: dict[str, Any]) -> dict[str, Any]:
+        objects.append(item)
+        return item
+
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_unique,
+            object_hook=keep,
             parse_int=_integer if _LONG_NUMBER in data.translate(_DIGITS) else None,
             parse_float=_finite,
             parse_constant=_constant,
         )
+        skeleton = _skeleton(data)
+        if skeleton.count(b":") != sum(map(len, objects)):
+            raise _Refused("a key appears twice in one object")
     except _Refused:
         if len(text) > _LOCATED:
             raise
         raise _Refused(_first_problem(text)) from None
-    if _deeper(data, max_depth):
+    if _deeper(skeleton, max_depth):
         raise _Refused(f"nested deeper than {max_depth}")
     if _SURROGATE.search(text) and not _encodable(json.dumps(value, ensure_ascii=False)):
         raise _Refused(next(_problems(value, "")))
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise _Refused("a key appears twice in one object")
-    return value
+def _skeleton(data: bytes) -> bytes:
+    """The brackets and colons of valid JSON that are outside its strings, in C throughout."""
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    text = data.translate(_BRACKETS, _REST).replace(b'""', b"")
+    return b"".join(text.split(b'"')[::2])  # what is left of strings has brackets and colons
+
+
+def _deeper(skeleton: bytes, depth: int) -> bool:
+    """Whether brackets nest deeper, found by taking off the innermost ones."""
+    text = skeleton.replace(b":", b"")
+    for _ in range(depth):
+        if not text:
+            return False
+        text = text.replace(b"[]", b"")
+    return bool(text)
 
 
 def _integer(text: str) -> int:
@@ -187,23 +207,3 @@ def _encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _deeper(data: bytes, depth: int) -> bool:
-    """Whether brackets of valid JSON nest deeper, found by taking off the innermost ones."""
-    text = data.translate(_BRACKETS, _REST)
-    if b"\\" in text:
-        text = _without_escapes(data)
-    text = text.replace(b'""', b"")
-    if b'"' in text:  # some string holds brackets
-        text = b"".join(text.split(b'"')[::2])
-    for _ in range(depth):
-        if not text:
-            return False
-        text = text.replace(b"[]", b"")
-    return bool(text)
-
-
-def _without_escapes(data: bytes) -> bytes:
-    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return plain.translate(_BRACKETS, _REST + b"\\")

@@ -89,9 +89,9 @@ def _check_storage(files: tuple[FileRecord, ...], entries: dict[str, Entry]) -> 
                 fail(f"{place}.name", "a tensor that is stored nowhere else", tensor.name)
             stored.add(tensor.name)
             roots.add(tensor.name if entry.tied_to is None else entry.tied_to)
-    for index, entry in enumerate(entries.values()):
-        if entry.is_tensor and entry.path not in roots and entry.tied_to not in roots:
-            fail(f"structure[{index}]", "a tensor that one of the files holds", entry.path)
+    for entry in entries.values():
+        if entry.shape is not None and (entry.tied_to or entry.path) not in roots:
+            fail("files", f"one that holds the tensor {entry.path!r} of the structure", None)
 
 
 def _fail_tensor(place: str, tensor: TensorRecord, entry: Entry | None) -> NoReturn:

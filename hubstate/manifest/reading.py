@@ -7,6 +7,7 @@ are a few comparisons for each item; the place is put into words only where one 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -48,7 +49,7 @@ _ENTRY_KEYS = {
     "module": {"path", "kind", "class", "tied_to"},
     "extra": {"path", "kind", "shape", "dtype", "value", "tied_to"},
 }
-_ENTRY_FIELDS = ("path", "kind", "shape", "dtype", "trainable", "tied_to", "class", "value")
+_DETAILS = ("shape", "dtype", "trainable", "tied_to", "class")
 
 
 def parse(data: bytes) -> Manifest:
@@ -113,28 +114,36 @@ def read_structure(items: list[Any], newer: bool = False) -> tuple[Entry, ...]:
 def _entry(item: Any, newer: bool) -> Entry:
     if type(item) is not dict:
         raise Wrong("", "an object", item)
-    fields: list[Any] = list(map(item.get, _ENTRY_FIELDS))
-    path, kind, shape, dtype, trainable, tied_to, class_name, _ = fields
+    kind = item.get("kind")
     known = _ENTRY_KEYS.get(kind) if type(kind) is str else None
     if known is None:
         raise Wrong("kind", f"one of {', '.join(_ENTRY_KEYS)}", kind)
     if not newer and not item.keys() <= known:
         raise Wrong("", f"only the keys {sorted(known)} of a {kind}", min(item.keys() - known))
+    path = item.get("path")
     if type(path) is not str or len(path) > 4096:
         raise Wrong("path", "text of at most 4096 characters", path)
+    if kind == "data":  # most entries are data, and there is nothing more to check
+        return make_entry((path, kind, None, None, None, None, None, item.get("value")))
+    return make_entry((path, kind, *_details(item, kind), item.get("value")))
+
+
+def _details(item: dict[str, Any], kind: Any) -> tuple[Any, ...]:
+    details: Iterator[Any] = map(item.get, _DETAILS)
+    shape, dtype, trainable, tied_to, class_name = details
     if shape is not None or dtype is not None or kind in TENSOR_KINDS:
         if not is_sizes(shape):
             raise Wrong("shape", "a list of sizes", shape)
         if type(dtype) is not str or not dtype.isidentifier():
             raise Wrong("dtype", "the name of a dtype", dtype)
-        fields[2] = tuple(shape)
+        shape = tuple(shape)
     if trainable is not None and type(trainable) is not bool:
         raise Wrong("trainable", "true or false", trainable)
     if tied_to is not None and type(tied_to) is not str:
         raise Wrong("tied_to", "a path", tied_to)
     if class_name is not None and type(class_name) is not str:
         raise Wrong("class", "a name", class_name)
-    return make_entry(fields)
+    return shape, dtype, trainable, tied_to, class_name
 
 
 def _file(fields: Fields, newer: bool) -> FileRecord:
