@@ -20,9 +20,8 @@ import torch
 from torch import nn
 
 from hubstate.errors import GateRefused, HubstateError
-from hubstate.loading import check, describe
-from hubstate.manifest import NAME, BuilderRecord, Manifest, parse, verify_file
-from hubstate.pretrained import bind
+from hubstate.loading import assign_tensors, describe, plan_entries
+from hubstate.manifest import NAME, BuilderRecord, Manifest, parse, structure_hash, verify_file
 from hubstate.probe import check_probe
 from hubstate.weights import map_weights
 from hubstate.zoo.create import build
@@ -77,27 +76,20 @@ def _rebuild(record: BuilderRecord) -> nn.Module:
 
 
 def _differences(model: nn.Module, folder: Path, manifest: Manifest) -> Iterator[str]:
-    check(model, manifest.structure)
-    tensors = {}
+    plan = plan_entries(model, manifest.structure, fresh=True)
+    tensors: dict[str, torch.Tensor] = {}
     for file in manifest.files:
         if file.tensors:
             tensors |= map_weights(folder / file.path)
-    bind(model, tensors, manifest)
+    assign_tensors(plan, tensors)
     loaded = model.state_dict()
     for name, tensor in tensors.items():
         if not _same_bytes(loaded[name], tensor):
             yield f"{name}: the rebuilt model holds other values than the weights file"
-    if describe_hash(model) != manifest.structure_hash:
+    if structure_hash(describe(model)) != manifest.structure_hash:
         yield "the rebuilt model has another structure hash than the manifest"
     if manifest.probe:
         yield from check_probe(model, manifest.probe)
-
-
-def describe_hash(model: nn.Module) -> object:
-    """The structure hash of a live model."""
-    from hubstate.manifest import structure_hash
-
-    return structure_hash(describe(model))
 
 
 def _same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -117,7 +109,7 @@ def _environment() -> dict[str, str]:
 def _main() -> None:
     real, sys.stdout = sys.stdout, sys.stderr  # what a builder prints is not our answer
     problems = inspect(Path(sys.argv[1]))
-    print(json.dumps({"problems": problems}), file=real)  # noqa: T201
+    print(json.dumps({"problems": problems}), file=real)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,10 @@ def train(
 
 
 def _shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The batch moved by up to one pixel each way; what enters is blank paper."""
-    down, right = torch.randint(0, 3, (2,), generator=generator).tolist()
+    """Each image moved by up to one pixel each way; what enters is blank paper."""
     padded = functional.pad(images, (1, 1, 1, 1), value=-MEAN / STD)
-    return padded[:, :, down : down + 8, right : right + 8]
+    moved = [
+        padded[:, :, down : down + 8, right : right + 8] for down in range(3) for right in range(3)
+    ]
+    which = torch.randint(0, 9, (len(images),), generator=generator)
+    return torch.stack(moved)[which, torch.arange(len(images))]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 
 import torch
@@ -56,7 +55,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dry-run", action="store_true", help="do everything but the commit")
     parser.add_argument("--tag", help="a name that this release keeps for ever")
-    parser.add_argument("--epochs", type=int, default=int(os.environ.get("EPOCHS", "20")))
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

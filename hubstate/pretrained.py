@@ -1,0 +1,145 @@
+"""The weights of a release into a live model: checked before they are fetched, mapped, all or none.
+
+::
+
+    reference ─ open_release ─> manifest, or the header of a plain safetensors file
+                                    │ plan_entries: every difference, before a weight byte moves
+                                    ▼
+                                  Plan ─ wanted names ─> weights files, from cache or registry
+                                    │                        │ mapped, or copied
+                                    └── assign_tensors <─────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from hubstate.errors import StructureMismatch
+from hubstate.filters import Filter
+from hubstate.hub import Release, open_release
+from hubstate.loading import LoadReport, assign_tensors, plan_entries
+from hubstate.manifest import Entry
+from hubstate.naming import Rules
+from hubstate.reference import Reference
+from hubstate.weights import map_weights, read_weights
+
+__all__ = ["entries_of", "load_pretrained", "load_release"]
+
+
+def load_pretrained(
+    model: nn.Module,
+    reference: str | Reference,
+    *,
+    filter: Filter | None = None,
+    strict: bool = True,
+    rename: Rules | None = None,
+    prefault: bool = False,
+    copy: bool = False,
+    registry: str | None = None,
+) -> LoadReport:
+    """Load the weights of a release into a model that was just built.
+
+    The structure is compared first, so that weights which cannot fit are never fetched. The
+    tensors are then mapped from the cache, copy-on-write, and take the place of the model's own:
+    make the optimizer afterwards. What the model had in its parameters is of no interest.
+
+    Args:
+        model: the module to load into; its dtypes, devices, ties and modes stay.
+        reference: ``org/name@revision``.
+        filter: ``filter(path, leaf)`` says which names are loaded and checked.
+        strict: also refuse tensors that only one side has; otherwise they are reported.
+        rename: regular expressions and their replacements for the release's names.
+        prefault: read the mapped pages now, instead of in the first forward (Linux).
+        copy: read into memory of the process's own instead of mapping the file.
+        registry: a folder or URL instead of the configured registry.
+
+    Raises:
+        StructureMismatch: model and release differ; nothing was fetched or changed, and
+            ``.issues`` has every difference.
+        NotFound: no such repository, revision or weights file.
+        Damaged: a manifest, header or file that is not what it must be.
+        Offline: something is not in the cache, and no request is allowed.
+        Unreachable: the registry does not answer.
+
+    >>> import hubstate
+    >>> _ = hubstate.publish(nn.Linear(3, 2), "org/tiny", license="mit", weights_only=True)
+    >>> print(load_pretrained(nn.Linear(3, 2), "org/tiny"))
+    2 loaded
+    """
+    release = open_release(reference, registry=registry)
+    return load_release(
+        model, release, filter=filter, strict=strict, rename=rename, prefault=prefault, copy=copy
+    )
+
+
+def load_release(
+    model: nn.Module,
+    release: Release,
+    *,
+    filter: Filter | None = None,
+    strict: bool = True,
+    rename: Rules | None = None,
+    prefault: bool = False,
+    copy: bool = False,
+) -> LoadReport:
+    """As :func:`load_pretrained`, from a release that is open already."""
+    files = _weights_files(release)
+    entries = entries_of(release)
+    try:
+        plan = plan_entries(model, entries, filter=filter, strict=strict, rename=rename, fresh=True)
+        tensors = _read(release, files, plan.wanted, prefault=prefault, copy=copy)
+        return assign_tensors(plan, tensors)
+    except StructureMismatch as error:
+        raise StructureMismatch(error.issues, where=str(release.reference)) from None
+
+
+def entries_of(release: Release) -> Iterable[Entry]:
+    """The structure of a release: its manifest's, or the tensors that its weights' header names.
+
+    Raises:
+        FileNotInRelease: there is neither.
+        InvalidWeights: a header that breaks the format.
+    """
+    if release.manifest is not None:
+        return release.manifest.structure
+    tensors = release.weights_header().tensors.values()
+    return [Entry(path=t.name, kind="param", shape=t.shape, dtype=t.dtype) for t in tensors]
+
+
+def _weights_files(release: Release) -> Mapping[str, frozenset[str]]:
+    """The weights files of a release and the names of the tensors in each; none for all."""
+    if release.manifest is None:
+        return {release.weights: frozenset()}
+    found = {f.path: f.tensors for f in release.manifest.files if f.path.endswith(".safetensors")}
+    return {path: frozenset(t.name for t in tensors) for path, tensors in found.items()}
+
+
+def _read(
+    release: Release,
+    files: Mapping[str, frozenset[str]],
+    wanted: Iterable[str],
+    *,
+    prefault: bool,
+    copy: bool,
+) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path, names in _chosen(release, files, set(wanted)):
+        tensors |= (
+            read_weights(path, names) if copy else map_weights(path, names, prefault=prefault)
+        )
+    return tensors
+
+
+def _chosen(
+    release: Release, files: Mapping[str, frozenset[str]], wanted: set[str]
+) -> Iterator[tuple[Path, list[str]]]:
+    """Each file of which something is wanted, and what."""
+    ties = {e.path: e.tied_to for e in entries_of(release) if e.tied_to} if len(files) else {}
+    stored = {ties.get(name, name) for name in wanted}
+    for path, names in files.items():
+        chosen = stored & names if names else stored
+        if chosen:
+            yield release.path(path), sorted(chosen)
