@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
-from hubstate.errors import Issue
-from hubstate.source import Source
-
-__all__ = ["Rules", "translate"]
+__all__ = ["Rules", "find_naming"]
 
 Rules: TypeAlias = Mapping[str, str]
 """Regular expression to replacement, as for ``re.sub``."""
@@ -18,11 +15,13 @@ _MARKS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _MARK = re.compile(rf"(?:(?<=\.)|^)(?:{'|'.join(_MARKS)})(?:\.|$)")
 _PARALLEL = "module."
 
+_Naming: TypeAlias = Callable[[str], str]
 
-def translate(
-    source: Source, rules: Rules | None, *, modules: Collection[str], strict: bool
-) -> tuple[Source, list[Issue]]:
-    """A source whose names are those that the model would have for them.
+
+def find_naming(
+    tensors: Sequence[str], others: Iterable[str], rules: Rules | None, modules: Collection[str]
+) -> tuple[_Naming | None, list[str]]:
+    """How to call the names of a source in a model.
 
     ``_orig_mod.``, ``_fsdp_wrapped_module.`` and ``_checkpoint_wrapped_module.`` are cut wherever
     they stand; ``module.`` at the front, where every tensor has it and the model has no child of
@@ -30,31 +29,35 @@ def translate(
     uncut names are applied before the cut instead.)
 
     Args:
-        source: the names as they are.
+        tensors: the names of the tensors in the source.
+        others: its other names, which count as matches of a rule.
         rules: what to rename.
         modules: the paths of the modules in the model.
-        strict: a rule that matches nothing is a difference.
+
+    Returns:
+        The function from old to new name, None where names stay; and the rules that match nothing.
 
     Raises:
         ValueError: a rule that is no regular expression.
+
+    >>> naming, unused = find_naming(["module.net.w"], [], {"^net": "body", "^x": ""}, {"body"})
+    >>> naming("module.net.w"), unused
+    ('body.w', ['^x'])
     """
-    cut = _cutter([*source.tensors, *source.extras], modules)
+    cut = _find_cut(tensors, modules)
     if not rules:
-        return _renamed(source, cut) if cut else (source, [])
-    renamer = _Renamer(rules)
-    names = [*source.tensors, *source.extras, *source.children, *source.records]
-    late = renamer.unused(map(cut, names) if cut else names)
-    if cut and late and len(renamer.unused(names)) < len(late):
-        late = renamer.unused(names)
-        source, issues = _renamed(source, lambda name: cut(renamer(name)))
-    else:
-        source, issues = _renamed(source, lambda name: renamer(cut(name) if cut else name))
-    if strict:
-        issues += [Issue(rule, "rename", "the rule matches no name of the source") for rule in late]
-    return source, issues
+        return cut, []
+    rename = _Rename(rules)
+    names = [*tensors, *others]
+    if cut is None:
+        return rename, rename.unused(names)
+    after, before = rename.unused(map(cut, names)), rename.unused(names)
+    if len(before) < len(after):
+        return (lambda name: cut(rename(name))), before
+    return (lambda name: rename(cut(name))), after
 
 
-def _cutter(names: list[str], modules: Collection[str]) -> Callable[[str], str] | None:
+def _find_cut(names: Sequence[str], modules: Collection[str]) -> _Naming | None:
     """The function that cuts prefixes off the names; None where none has any."""
     marked = any(mark in name for mark in _MARKS for name in names)
     bare = [_MARK.sub("", name) for name in names] if marked else names
@@ -68,7 +71,7 @@ def _cutter(names: list[str], modules: Collection[str]) -> Callable[[str], str] 
     return lambda name: f"{_MARK.sub('', name)}.".removeprefix(prefix).rstrip(".")
 
 
-class _Renamer:
+class _Rename:
     def __init__(self, rules: Rules) -> None:
         self.rules = [(_compile(rule), replacement) for rule, replacement in rules.items()]
 
@@ -93,40 +96,3 @@ def _compile(rule: str | re.Pattern[str]) -> re.Pattern[str]:
         return re.compile(rule)
     except re.error as error:
         raise ValueError(f"rename: {rule!r} is no regular expression: {error}") from error
-
-
-def _renamed(source: Source, name: Callable[[str], str]) -> tuple[Source, list[Issue]]:
-    issues: list[Issue] = []
-    renamed = Source(
-        tensors=_keys(source.tensors, name, issues),
-        extras=_keys(source.extras, name, issues),
-        records=_keys(source.records, name),
-        children=_children(source.children, name),
-        refused=_keys(source.refused, name),
-        structured=source.structured,
-    )
-    return renamed, issues
-
-
-def _keys(
-    items: Mapping[str, Any], name: Callable[[str], str], issues: list[Issue] | None = None
-) -> dict[str, Any]:
-    renamed: dict[str, Any] = {}
-    first: dict[str, str] = {}
-    for old, item in items.items():
-        new = name(old)
-        if issues is not None and new in renamed:
-            issues.append(Issue(new, "rename", f"{first[new]} and {old} both become this name"))
-        first.setdefault(new, old)
-        renamed.setdefault(new, item)
-    return renamed
-
-
-def _children(items: Mapping[str, bool], name: Callable[[str], str]) -> dict[str, bool]:
-    """A rule such as ``^old\\.`` is meant for the child ``old`` too."""
-    renamed: dict[str, bool] = {}
-    for old, was_module in items.items():
-        inside = name(f"{old}.").rstrip(".") if old else old
-        new = inside if inside != old else name(old)
-        renamed[new] = renamed.get(new, False) or was_module
-    return renamed

@@ -114,7 +114,7 @@ def same(a: object, b: object) -> bool:
     >>> same([1, float("nan")], (1.0, float("nan"))), same(1, True)
     (True, False)
     """
-    if a is b:
+    if a is b or (type(a) is type(b) and a == b):
         return True
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))

@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from hubstate.manifest import Entry
-from hubstate.plain import fields_of, plain, shaped_like
 from hubstate.records import encode
-from hubstate.traits import (
+from hubstate.walk import EXTRA, Row, as_tensor, attributes, extra_of, is_array, members, rows
+from hubstate.walk.plain import fields_of, plain, shaped_like
+from hubstate.walk.traits import (
     Why,
     raise_refused,
     refuse_cycle,
@@ -20,7 +21,6 @@ from hubstate.traits import (
     refused_tensor,
     unwrap,
 )
-from hubstate.walk import EXTRA, Row, as_tensor, attributes, extra_of, is_array, members, rows
 
 __all__ = ["describe", "state"]
 

@@ -22,8 +22,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from hubstate.plain import fields_of, plain
-from hubstate.traits import (
+from hubstate.walk.plain import EXACT, fields_of, plain
+from hubstate.walk.traits import (
     has_extra,
     raise_refused,
     refuse_cycle,
@@ -81,11 +81,12 @@ def attributes(module: nn.Module, path: str, lost: list[str]) -> Iterator[tuple[
     for name, value in vars(module).items():
         if name[:1] == "_":
             continue
-        if isinstance(value, Tensor) and _is_computed(module, name):
+        if type(value) in EXACT:
+            yield name, "data", value
+        elif isinstance(value, Tensor) and _is_computed(module, name):
             yield name, "opaque", ()
-            continue
-        kind, value = plain(value, path=f"{path}{name}", lost=lost)
-        yield name, kind, value
+        else:
+            yield name, *plain(value, path=f"{path}{name}", lost=lost)
 
 
 def _is_computed(module: nn.Module, name: str) -> bool:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from hubstate.errors import Issue, StructureMismatch
-from hubstate.overlap import conflicts, is_same_view, same_bits
+from hubstate.loading.overlap import conflicts, is_same_view, same_bits
+from hubstate.loading.source import Given, Promise
 from hubstate.report import LoadReport
-from hubstate.source import Given, Promise
 from hubstate.walk import Row, rows
 
 __all__ = ["Extra", "Move", "Plan", "show"]
@@ -52,6 +52,8 @@ class Plan:
     """Biases that the model does not have, and which must therefore be all zero."""
     ties: tuple[tuple[int, ...], ...]
     """Indices of moves into the same memory."""
+    entangled: frozenset[int]
+    """Identities of the model's tensors that overlap others, and may not be replaced."""
     report: LoadReport
     dst: Any
     """What is written."""

@@ -1,12 +1,12 @@
-"""The state of a model, and strict loading: nothing is written unless everything fits.
+"""Strict loading, by one plan, whatever the source and whatever is done with it.
 
 ::
 
     source (module, state, dict of tensors)    entries (manifest, header)
                      │ source.read_tree                │ source.read_entries
                      └────────────────┬────────────────┘
-          naming.translate            │ names in the model's words
-          matching, planning          ▼
+          hubstate.naming             │ names in the model's words
+          planning, matching          ▼
                                     Plan ── agreed() ──> StructureMismatch, with everything
                      ┌────────────────┼────────────────┐
               writing.write    writing.assign        report only
@@ -21,24 +21,15 @@ from typing import Any
 from torch import Tensor
 
 from hubstate.filters import Filter
+from hubstate.loading.plan import Plan
+from hubstate.loading.planning import make_plan
+from hubstate.loading.source import read_entries, read_tree
+from hubstate.loading.writing import assign, write
 from hubstate.manifest import Entry
 from hubstate.naming import Rules
-from hubstate.plan import Plan
-from hubstate.planning import make_plan
 from hubstate.report import LoadReport
-from hubstate.source import read_entries, read_tree
-from hubstate.states import describe, state
-from hubstate.writing import assign, write
 
-__all__ = [
-    "LoadReport",
-    "assign_tensors",
-    "check",
-    "describe",
-    "loadmodel",
-    "plan_entries",
-    "state",
-]
+__all__ = ["assign_tensors", "check", "loadmodel", "plan_entries"]
 
 
 def loadmodel(
@@ -77,6 +68,7 @@ def loadmodel(
         ValueError: a tree that contains itself, or a rule that is no regular expression.
 
     >>> from torch import nn
+    >>> from hubstate import state
     >>> model, other = nn.Linear(3, 2), nn.Linear(3, 2)
     >>> print(loadmodel(model, state(other)))
     2 loaded
@@ -114,6 +106,7 @@ def check(
         StructureMismatch: the two differ; ``.issues`` has every difference.
 
     >>> from torch import nn
+    >>> from hubstate import describe
     >>> print(check(nn.Linear(3, 2), describe(nn.Linear(3, 2, bias=False))))
     2 loaded
     """

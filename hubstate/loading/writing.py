@@ -14,8 +14,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import Parameter
 
 from hubstate.errors import Issue, StructureMismatch
-from hubstate.overlap import groups, is_same_view, span_of
-from hubstate.plan import Extra, Move, Plan
+from hubstate.loading.overlap import groups, is_same_view, span_of
+from hubstate.loading.plan import Extra, Move, Plan
 from hubstate.report import LoadReport
 
 __all__ = ["assign", "write"]
@@ -69,15 +69,11 @@ def assign(plan: Plan) -> LoadReport:
 
 def _rooted(plan: Plan) -> Iterator[int]:
     """The identities of the tensors that must stay where they are."""
-    tensors = {}
-    for _, _, value, owner in plan.found:
-        if isinstance(value, Tensor):
-            tensors[id(value)] = value
-            if owner is None or not (_is_open(owner) and _is_loose(value)):
-                yield id(value)
-    distinct = list(tensors.values())
-    for group in groups([span_of(tensor) for tensor in distinct]):
-        yield from (id(distinct[index]) for index in group)
+    yield from plan.entangled
+    for _, kind, value, owner in plan.found:
+        is_tensor = kind == "param" or kind == "buffer"
+        if is_tensor and not (owner is not None and _is_open(owner) and _is_loose(value)):
+            yield id(value)
 
 
 def _is_open(owner: nn.Module) -> bool:
@@ -103,14 +99,15 @@ def _is_loose(tensor: Any) -> bool:
 def _replacement(move: Move, taken: set[int]) -> Tensor:
     target, tensor = move.target, move.given
     assert isinstance(tensor, Tensor)
-    if tensor.dtype is not target.dtype or (tensor.device != target.device and not target.is_meta):
-        tensor = tensor.to(tensor.device if target.is_meta else target.device, target.dtype)
+    device = tensor.device if target.is_meta else target.device
+    if tensor.dtype is not target.dtype or tensor.device != device:
+        tensor = tensor.to(device, target.dtype)
     tensor = tensor.detach().contiguous()
     address = tensor.data_ptr()
     if address in taken:  # one tensor of the source under two names that the model keeps apart
         tensor = tensor.clone()
     taken.add(address or id(tensor))
-    if not isinstance(target, Parameter):
+    if type(target) is not Parameter:
         return tensor
     parameter = Parameter(tensor, requires_grad=target.requires_grad)
     parameter.__dict__.update(target.__dict__)

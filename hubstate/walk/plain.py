@@ -16,9 +16,10 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-__all__ = ["fields_of", "named", "plain", "shaped_like"]
+__all__ = ["EXACT", "fields_of", "named", "plain", "shaped_like"]
 
-_EXACT = frozenset({NoneType, bool, int, float, complex, str})
+EXACT = frozenset({NoneType, bool, int, float, complex, str})
+"""The types that plain data is made of."""
 _Found: TypeAlias = tuple[str, Any]
 _NOTHING: _Found = ("opaque", ())
 
@@ -38,7 +39,9 @@ def plain(value: Any, *, path: str, lost: list[str], tensors: bool = False) -> _
     >>> plain({1: [True, ReLU]}, path="settings", lost=[])
     ('data', {'1': [True, ()]})
     """
-    if type(value) in _EXACT:
+    if type(value) in EXACT:
+        return "data", value
+    if type(value) is tuple and EXACT.issuperset(map(type, value)):  # kernel_size and its like
         return "data", value
     return _Plain(lost, tensors).convert(value, path)
 
@@ -50,7 +53,7 @@ class _Plain:
         self.above: set[int] = set()
 
     def convert(self, value: Any, path: str) -> _Found:
-        if type(value) in _EXACT:
+        if type(value) in EXACT:
             return "data", value
         if isinstance(value, Tensor | nn.Module):
             return self._state(value, path)
@@ -82,7 +85,7 @@ def _scalar(value: Any) -> _Found:
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.generic):
         value = value.item()
-        return ("data", value) if type(value) in _EXACT else _NOTHING
+        return ("data", value) if type(value) in EXACT else _NOTHING
     if isinstance(value, str):
         return "data", str.__str__(value)
     for exact in (int, float, complex):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from hubstate.errors import Issue
 from hubstate.manifest import Entry
-from hubstate.plain import fields_of
 from hubstate.records import decode
-from hubstate.traits import Why
 from hubstate.walk import EXTRA, Row, as_tensor, extra_of, rows
+from hubstate.walk.plain import EXACT, fields_of
+from hubstate.walk.traits import Why
 
 __all__ = ["Given", "Promise", "Source", "read_entries", "read_tree", "was_module"]
 
@@ -47,6 +48,19 @@ class Source:
     refused: dict[str, Why] = field(default_factory=dict)
     structured: bool = False
     """Whether it tells of modules too, and not of tensors only."""
+
+    def renamed(self, name: Callable[[str], str]) -> tuple[Source, list[Issue]]:
+        """The same under other names, and the collisions among its tensors."""
+        issues: list[Issue] = []
+        renamed = Source(
+            tensors=_renamed(self.tensors, name, issues),
+            extras=_renamed(self.extras, name, issues),
+            records=_renamed(self.records, name),
+            children=_renamed_children(self.children, name),
+            refused=_renamed(self.refused, name),
+            structured=self.structured,
+        )
+        return renamed, issues
 
 
 def read_tree(x: Any) -> Source:
@@ -95,15 +109,19 @@ def was_module(value: Any) -> bool:
 def read_entries(entries: Iterable[Entry]) -> Source:
     """The names of a manifest's structure, or of a safetensors header; no tensor is here yet."""
     source = Source()
+    records = source.records
     for entry in entries:
-        if entry.shape is not None:
+        kind, value = entry.kind, entry.value
+        if kind == "data":
+            records[entry.path] = value if type(value) in EXACT else decode(value)
+        elif entry.shape is not None:
             _promise(entry, entry.shape, source)
-        elif entry.kind == "module":
+        elif kind == "module":
             source.children[entry.path] = source.structured = True
-        elif entry.kind == "extra":
-            source.extras[entry.path] = decode(entry.value)
+        elif kind == "extra":
+            source.extras[entry.path] = decode(value)
         else:
-            source.records[entry.path] = () if entry.kind == "opaque" else decode(entry.value)
+            records[entry.path] = () if kind == "opaque" else None
     return source
 
 
@@ -115,3 +133,26 @@ def _promise(entry: Entry, shape: tuple[int, ...], source: Source) -> None:
     promise = Promise(name=entry.path, shape=shape, dtype=dtype, tied_to=entry.tied_to)
     is_extra = entry.kind == "extra" or entry.path.rpartition(".")[2] == EXTRA
     (source.extras if is_extra else source.tensors)[entry.path] = promise
+
+
+def _renamed(
+    items: Mapping[str, Any], name: Callable[[str], str], issues: list[Issue] | None = None
+) -> dict[str, Any]:
+    renamed: dict[str, Any] = {}
+    first: dict[str, str] = {}
+    for old, item in items.items():
+        new = name(old)
+        if issues is not None and new in renamed:
+            issues.append(Issue(new, "rename", f"{first[new]} and {old} both become this name"))
+        first.setdefault(new, old)
+        renamed.setdefault(new, item)
+    return renamed
+
+
+def _renamed_children(items: Mapping[str, bool], name: Callable[[str], str]) -> dict[str, bool]:
+    renamed: dict[str, bool] = {}
+    for old, was_module in items.items():
+        inside = name(f"{old}.").rstrip(".") if old else old  # "^old\." is meant for the child too
+        new = inside if inside != old else name(old)
+        renamed[new] = renamed.get(new, False) or was_module
+    return renamed

@@ -9,10 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from hubstate.errors import Issue
-from hubstate.overlap import groups, is_expanded, is_folded, is_same_view, span_of, uncovered
-from hubstate.plan import Move, show
-from hubstate.selection import Selection
-from hubstate.source import Given, Source
+from hubstate.loading.overlap import (
+    groups,
+    is_expanded,
+    is_folded,
+    is_same_view,
+    span_of,
+    uncovered,
+)
+from hubstate.loading.plan import Move, show
+from hubstate.loading.selection import Selection
+from hubstate.loading.source import Given, Source
 from hubstate.walk import Row, as_tensor
 
 __all__ = ["Matcher"]
@@ -37,7 +44,9 @@ class Matcher:
         self.ties: list[tuple[int, ...]] = []
         self.missing: dict[str, str] = {}
         self.covered: list[str] = []
+        self.entangled: set[int] = set()
         self._alone: list[Move] = []
+        self._others: list[Tensor] = []
 
     def match(self, found: list[Row]) -> None:
         """Look at every tensor of the model once, and then at the memory they lie on."""
@@ -48,6 +57,8 @@ class Matcher:
             self.seen.add(path)
             if answers is not None and not answers[path]:
                 self.skipped.append(path)
+                if owner is not None:
+                    self._others.append(target)
                 continue
             value = given.get(path)
             if (
@@ -136,19 +147,26 @@ class Matcher:
 
     def _share_memory(self) -> None:
         """Find the ties, and the missing names whose memory is written through another name."""
-        count = len(self.moves)
-        spans = [span_of(move.target) for move in (*self.moves, *self._alone)]
-        for group in groups(spans):
-            given = [index for index in group if index < count]
-            if len(given) > 1:
-                self.ties.append(tuple(given))
-            written = [self.moves[index].target for index in given]
-            for index in group[len(given) :]:
-                self._find_covered(self._alone[index - count], written)
+        targets = [move.target for move in (*self.moves, *self._alone)] + self._others
+        for group in groups([span_of(target) for target in targets]):
+            self._match_group(group, targets)
         for index, move in enumerate(self.moves):
             target = move.target
             if target.layout is torch.strided and not target.is_contiguous():
                 self._examine_strides(index, move)
+
+    def _match_group(self, group: list[int], targets: list[Tensor]) -> None:
+        count = len(self.moves)
+        given = tuple(index for index in group if index < count)
+        if len(given) > 1:
+            self.ties.append(given)
+        written = [targets[index] for index in given]
+        for index in group[len(given) :]:
+            if index - count < len(self._alone):
+                self._find_covered(self._alone[index - count], written)
+        distinct = {id(targets[index]) for index in group}
+        if len(distinct) > 1:
+            self.entangled |= distinct
 
     def _find_covered(self, move: Move, written: list[Tensor]) -> None:
         if any(is_same_view(move.target, other) for other in written) or (

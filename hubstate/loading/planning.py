@@ -9,18 +9,19 @@ from torch import nn
 
 from hubstate.errors import Issue
 from hubstate.filters import Filter
-from hubstate.matching import Matcher
-from hubstate.naming import Rules, translate
-from hubstate.plan import Extra, Plan, show
+from hubstate.loading.matching import Matcher
+from hubstate.loading.plan import Extra, Plan, show
+from hubstate.loading.selection import BEARING, Selection, children_of, leaf_of, parents_of
+from hubstate.loading.source import Given, Source
+from hubstate.naming import Rules, find_naming
 from hubstate.records import same
 from hubstate.report import LoadReport
-from hubstate.selection import BEARING, Selection, children_of, leaf_of, parents_of
-from hubstate.source import Given, Source
 from hubstate.walk import Row, rows
 
 __all__ = ["make_plan"]
 
 _NOTHING: Any = object()
+_RECORDS = frozenset({"data", "opaque", "none"})
 
 
 def make_plan(
@@ -44,11 +45,22 @@ def make_plan(
     """
     found = rows(dst, records=bool(source.records) or filter is not None)
     modules = {path for path, kind, _, _ in found if kind == "module"}
-    source, issues = translate(source, rename, modules=modules, strict=strict)
+    source, issues = _translate(source, rename, modules, strict)
     planner = _Planner(dst, found, source, Selection(filter, found), strict)
     planner.issues += issues
     planner.match(fresh)
     return planner.plan()
+
+
+def _translate(
+    source: Source, rename: Rules | None, modules: set[str], strict: bool
+) -> tuple[Source, list[Issue]]:
+    tensors, others = [*source.tensors, *source.extras], [*source.children, *source.records]
+    naming, unused = find_naming(tensors, others, rename, modules)
+    source, issues = source.renamed(naming) if naming else (source, [])
+    if strict:
+        issues += [Issue(rule, "rename", "matches no name of the source") for rule in unused]
+    return source, issues
 
 
 class _Planner:
@@ -179,7 +191,7 @@ class _Planner:
         theirs = dict(self.source.records)
         for path, kind, value, _ in self.found:
             other = theirs.pop(path, _NOTHING)
-            if kind not in ("data", "opaque", "none") or _is_mode(path, value):
+            if other is value or kind not in _RECORDS or _is_mode(path, value):
                 continue
             if other is _NOTHING:
                 if kind == "data" and self.source.structured and not self.has(path):
@@ -215,6 +227,7 @@ class _Planner:
             extras=tuple(self.extras),
             blanks=self.blanks,
             ties=tuple(matcher.ties),
+            entangled=frozenset(matcher.entangled),
             report=report,
             issues=tuple(self.issues),
             dst=self.dst,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hubstate.filters import Filter
-from hubstate.source import Promise, was_module
+from hubstate.loading.source import Promise, was_module
 from hubstate.walk import Row, extra_of
 
 __all__ = ["BEARING", "Selection", "children_of", "leaf_of", "parents_of"]
