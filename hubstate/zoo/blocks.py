@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 __all__ = [
@@ -60,6 +59,7 @@ def conv_norm(
 
     The convolution pads with zeros, so that a stride of 1 keeps height and width.
 
+    >>> import torch
     >>> conv_norm(3, 8, 3, stride=2)(torch.zeros(1, 3, 6, 6)).shape
     torch.Size([1, 8, 3, 3])
     """
@@ -134,6 +134,7 @@ class DropBranch(nn.Module):
 class Permute(nn.Module):
     """A view with its axes in another order.
 
+    >>> import torch
     >>> Permute(0, 3, 1, 2)(torch.zeros(1, 4, 5, 3)).shape
     torch.Size([1, 3, 4, 5])
     """

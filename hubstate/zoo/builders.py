@@ -26,6 +26,7 @@ from hubstate.filters import Filter
 from hubstate.reference import Reference
 from hubstate.strictjson import Json
 from hubstate.zoo.catalogue import CatalogueEntry, Source, choose
+from hubstate.zoo.index import BUILTIN
 from hubstate.zoo.origin import (
     builder_record,
     load_report,
@@ -49,22 +50,6 @@ __all__ = [
     "registered",
     "unregistered",
 ]
-
-_RESNET = "hubstate.zoo.resnet"
-BUILTIN: Mapping[str, str] = {
-    "resnet18": _RESNET,
-    "resnet18_small": _RESNET,
-    "resnet34": _RESNET,
-    "resnet50": _RESNET,
-    "resnet101": _RESNET,
-    "resnet152": _RESNET,
-    "resnext50_32x4d": _RESNET,
-    "resnext101_32x8d": _RESNET,
-    "resnext101_64x4d": _RESNET,
-    "wide_resnet50_2": _RESNET,
-    "wide_resnet101_2": _RESNET,
-}
-"""The library's own builders and the modules that they are in, so that a list imports none."""
 
 M = TypeVar("M", bound="nn.Module")
 M_co = TypeVar("M_co", bound="nn.Module", covariant=True)
@@ -181,9 +166,12 @@ def registered() -> Mapping[str, Builder[Any]]:
     return _builders
 
 
+def _path(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}:{function.__qualname__}"
+
+
 def _source(function: Callable[..., Any]) -> str | None:
-    path = f"{function.__module__}:{function.__qualname__}"
-    return None if "<" in path else path
+    return None if "<" in _path(function) else _path(function)
 
 
 def _own_entries(builder: str, weights: Mapping[str, str]) -> Iterable[CatalogueEntry]:
@@ -194,18 +182,20 @@ def _own_entries(builder: str, weights: Mapping[str, str]) -> Iterable[Catalogue
 
 
 def _check_name(registration: Registration) -> None:
-    name, source = registration.name, registration.source
+    name, path = registration.name, _path(registration.function)
     if not _NAME.match(name):
         raise ValueError(
             f"a builder's name has letters, digits, '_', '.' and '-' only, not {name!r}"
         )
     module = registration.function.__module__
     if BUILTIN.get(name, module) != module:
-        raise ValueError(f"{name} is a builder of {BUILTIN[name]}: pass name= to {source}")
+        raise ValueError(f"{name} is a builder of {BUILTIN[name]}: pass name= to {path}")
     # The same function may come again: a reloaded module, a cell that is run twice.
     there = _builders[name].registration if name in _builders else registration
-    if there.source != source:
-        raise ValueError(f"{name} is a builder already, {there.source}: pass name= to {source}")
+    if _path(there.function) != path:
+        raise ValueError(
+            f"{name} is a builder already, {_path(there.function)}: pass name= to {path}"
+        )
 
 
 def _builder(registration: Registration) -> Builder[Any]:
