@@ -447,7 +447,7 @@ _places(json.loads(dump(example())), ())
 ODD_VALUES = JSON | st.sampled_from([[], {}, -1, 2**62, 1e308, "..", "", [[[]]], {"a": {}}])
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from(PLACES), st.just(ABSENT) | ODD_VALUES), max_size=3))
 def test_any_alteration_is_refused_by_one_error_or_read_as_it_stands(
     changes: list[tuple[Path_, Any]],
@@ -472,7 +472,7 @@ def test_any_alteration_is_refused_by_one_error_or_read_as_it_stands(
     assert parse(dump(manifest)) == manifest
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_change_of_bytes_is_refused_by_one_error_or_read(data: st.DataObject) -> None:
     text = bytearray(dump(example()))
@@ -593,7 +593,8 @@ def test_a_record_that_leaves_bytes_out_is_verified_as_a_whole(tmp_path: Path) -
     found = hash_weights(path)
     partial = replace(found, tensors=found.tensors[:-1])
     assert verify_file(path, partial) == []
-    path.write_bytes(path.read_bytes()[:-2] + b"\0\0")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert verify_file(path, partial) == [f"model.safetensors: bytes 0–{found.size:,} differ"]
 
 

@@ -81,7 +81,7 @@ def load(path: str | os.PathLike[str], *, salvage: bool = False) -> Checkpoint:
     path = Path(path)
     with path.open("rb", buffering=0) as file:
         size = file.seek(0, 2)
-        header = _header(path.name, _prefix(file.fileno(), size))
+        header = _header(path.name, file.fileno(), size)
         content = _content(path.name, header)
         problems = _sizes(header, size)
         if problems and not salvage:
@@ -103,13 +103,14 @@ def _prefix(descriptor: int, size: int) -> bytes:
     return bytes(data)
 
 
-def _header(file: str, prefix: bytes) -> Header:
+def _header(file: str, descriptor: int, size: int) -> Header:
     """The header, if it is what was written.
 
     Raises:
         InvalidWeights: it is not; nothing else can be believed then, so nothing is salvaged.
     """
     try:
+        prefix = _prefix(descriptor, size)
         header = parse_header(prefix, file_size=None)
     except InvalidWeights as cause:
         raise InvalidWeights(f"{file}: {cause} (so nothing can be salvaged)") from None

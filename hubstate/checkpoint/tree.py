@@ -159,12 +159,17 @@ def _pairs(content: Any, tensors: Mapping[str, Any]) -> dict[Any, Any]:
     return {key: item for key, item in items if item is not LOST}
 
 
+def _complex(content: Any, tensors: Mapping[str, Any]) -> complex:
+    real, imaginary = (float(decode(part, tensors)) for part in content)
+    return complex(real, imaginary)
+
+
 _SPECIAL: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "$tensor": lambda content, tensors: tensors[content],
     "$array": _array,
     "$tuple": lambda content, tensors: tuple(decode(content, tensors)),
     "$float": lambda content, _: {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[content],
-    "$complex": lambda content, tensors: complex(*decode(content, tensors)),
+    "$complex": _complex,
     "$int": lambda content, _: int(content),
     "$dict": _pairs,
     "$counter": lambda content, tensors: Counter(_pairs(content, tensors)),

@@ -28,7 +28,10 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU, to read and to write."""
-    array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    if tensor.numel() == 0:
+        return memoryview(b"")
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # a lone item may have any stride
+    array: Any = flat.view(torch.uint8).numpy()
     return memoryview(array)
 
 

@@ -63,6 +63,7 @@ def save_weights(
 
     Raises:
         InvalidWeights: tensors that no safetensors file can hold, each with its name and why.
+        TypeError: metadata that is not text.
         OSError: the file cannot be written.
 
     >>> from tempfile import TemporaryDirectory
@@ -75,9 +76,7 @@ def save_weights(
         raise InvalidWeights("\n  ".join([f"{path.name}: cannot hold these:", *problems]))
     ties = ties_of(tensors)
     stored = sort_tensors({name: t for name, t in tensors.items() if name not in ties})
-    notes = {"format": "pt", **(metadata or {})}
-    if ties:
-        notes[TIES] = json.dumps(ties, separators=(",", ":"), sort_keys=True)
+    notes = _notes(metadata or {}, ties)
     shapes = {name: (dtype_name(t), tuple(t.shape)) for name, t in stored.items()}
     with replacing(path) as file:
         file.write(dump_header(shapes, notes))
@@ -86,6 +85,17 @@ def save_weights(
         size = file.tell()
     copied = tuple(name for name, t in stored.items() if not t.is_contiguous())
     return SavedWeights(path=path, size=size, ties=ties, copied=copied)
+
+
+def _notes(metadata: Mapping[str, str], ties: Mapping[str, str]) -> dict[str, str]:
+    for key, text in metadata.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise TypeError(f"metadata: expected text by name, found {key!r}: {text!r}")
+    notes = {"format": "pt", **metadata}
+    notes.pop(TIES, None)  # it may have been copied from another file
+    if ties:
+        notes[TIES] = json.dumps(ties, separators=(",", ":"), sort_keys=True)
+    return notes
 
 
 def unstorable(tensors: Mapping[str, object]) -> list[str]:
@@ -130,7 +140,7 @@ def ties_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 def identity(tensor: Tensor) -> object:
     """Equal for two tensors that are the same view of the same memory."""
-    if tensor.numel() == 0:
-        return id(tensor)  # memory of no size may have any address
+    if _reason(tensor) or tensor.numel() == 0:
+        return id(tensor)  # it has no memory of its own, or memory of no size: any address
     view = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
     return (tensor.device, *view, tensor.is_conj(), tensor.is_neg())
