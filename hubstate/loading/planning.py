@@ -194,9 +194,10 @@ class _Planner:
             if other is value or kind not in _RECORDS or _is_mode(path, value):
                 continue
             if other is _NOTHING:
-                if kind == "data" and self.source.structured and not self.has(path):
-                    yield path, (value, ())
-            elif not same(value, other) and self.wants(path, value):
+                if kind != "data" or not self.source.structured or self.has(path):
+                    continue
+                other = ()
+            if not same(value, other) and self.wants(path, value):
                 yield path, (value, other)
         for path, other in theirs.items():
             told = other is not None and other != () and not _is_mode(path, other)

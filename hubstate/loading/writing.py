@@ -135,16 +135,17 @@ def _copy(moves: Sequence[Move]) -> None:
 def _apart(moves: Sequence[Move]) -> list[Tensor | None]:
     """What to write, cloned where writing one tensor would change the source of another."""
     values = [move.given if isinstance(move.given, Tensor) else None for move in moves]
-    indices = [index for index, value in enumerate(values) if value is not None]
-    tensors: list[Tensor] = [move.target for move in moves]
-    tensors += [value for value in values if value is not None]
-    for group in groups([span_of(tensor) for tensor in tensors]):
-        first = tensors[group[0]]
-        if group[0] >= len(moves) or all(is_same_view(first, tensors[index]) for index in group):
+    sources = [index for index, value in enumerate(values) if value is not None]
+    spans = [span_of(move.target) for move in moves]
+    spans += [span_of(value) for value in values if value is not None]
+    count = len(moves)
+    for group in groups(spans):
+        if group[0] >= count:
             continue
-        for index in group:
-            if index >= len(moves):
-                values[indices[index - len(moves)]] = tensors[index].clone()
+        for index in [sources[member - count] for member in group if member >= count]:
+            value = values[index]
+            if value is not None and not is_same_view(value, moves[index].target):
+                values[index] = value.clone()
     return values
 
 

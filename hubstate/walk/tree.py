@@ -15,6 +15,7 @@ and tensors, a state tree, a flat dict) out as a list of names, each with a kind
 
 from __future__ import annotations
 
+import collections
 import sys
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -156,11 +157,21 @@ def rows(x: Any, *, records: bool = False, lost: list[str] | None = None) -> lis
 
     Raises:
         TypeError: an optimizer.
-        ValueError: a tree that contains itself, or keys that become equal as text.
+        ValueError: a tree that contains itself, or two of whose names are equal.
     """
     walker = _Walker(records, [] if lost is None else lost)
     walker.walk(x, "")
+    if not isinstance(x, nn.Module):
+        _refuse_doubles(walker.rows)
     return walker.rows
+
+
+def _refuse_doubles(found: list[Row]) -> None:
+    """Keys of a container may hold dots, and then two of its paths may meet."""
+    paths = collections.Counter(row[0] for row in found)
+    doubles = [path for path, count in paths.items() if count > 1]
+    if doubles:
+        raise ValueError(f"two values have the name {', '.join(doubles[:20])}")
 
 
 class _Walker:
