@@ -17,6 +17,9 @@ from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
+# Before torch is imported: tests are too small to be shared between threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _PRIVATE = ("HF_", "HUGGING", "HUBSTATE_", "TORCH_HOME", "XDG_")
 
 

@@ -75,7 +75,13 @@ class Publication:
         verb = "would publish" if self.action == "planned" else "published"
         name = self.repository if self.action == "planned" else self.reference
         tag = f" as {self.tag}" if self.tag else ""
-        return f"{verb} {name}{tag}: {self.difference}"
+        return f"{verb} {name}{tag}: {self._contents()}"
+
+    def _contents(self) -> str:
+        if self.parent:
+            return str(self.difference)
+        size = sum(file.size for file in self.manifest.files)
+        return f"the first release, {len(self.difference.added)} tensors, {size:,} bytes"
 
 
 def publish(

@@ -20,6 +20,7 @@ REPOSITORY = "hubstate/resnet18-digits"
 
 def main() -> None:
     options = _options()
+    torch.set_num_threads(1)  # layers as small as these lose more by sharing than they gain
     torch.manual_seed(options.seed)
     training, validation, test = read_digits()
     model = resnet18_small(num_classes=10, in_chans=1)

@@ -14,6 +14,7 @@ HEAD = "fc"
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     training, _, test = read_digits()
     _reproduce(test)
     _fine_tune(training, test)

@@ -149,3 +149,19 @@ def test_private_bytes_are_deduplicated_for_their_readers_alone(
     except hub.errors.RepositoryNotFoundError: print(404)
     """
     assert server.run(refused, user="eve") == 404
+
+
+def test_a_cache_that_names_anothers_bytes_is_told_to_go(server: Serving, tmp_path: Path) -> None:
+    """Two users share a cache folder: the client builds on bytes that the second may not use."""
+    file = tmp_path / "weights"
+    file.write_bytes(make_blocks(6)[:1_000_000])
+    server.run(UPLOAD, file, "ada/secret", "private", home="shared")
+    attempt = """
+    api.create_repo("eve/own", exist_ok=True)
+    try: api.upload_file(path_or_fileobj=sys.argv[1], path_in_repo="m.bin", repo_id="eve/own")
+    except Exception as error: print(json.dumps(str(error)))
+    """
+    told = server.run(attempt, file, user="eve", home="shared")
+    print(told)
+    assert "HF_XET_CACHE" in told
+    server.run(attempt, file, user="eve")
