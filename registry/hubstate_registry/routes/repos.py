@@ -71,6 +71,8 @@ def settings(call: Call) -> Response:
     if gated not in (None, False, "auto", "manual"):
         raise BadRequest("gated is false, 'auto' or 'manual'")
     private = _private(call)
+    if private is None and gated is None:
+        raise BadRequest("there is no setting that this registry knows: visibility, gated")
     with call.write() as connection:
         repository = call.repository(connection, role=Role.ADMIN)
         repositories.change_settings(

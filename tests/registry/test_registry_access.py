@@ -1,0 +1,251 @@
+"""Who may do what, and that nobody learns of what they may not read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from registry_serving import Serving, serving
+
+from hubstate_registry.auth import Role
+from hubstate_registry.errors import Forbidden
+from hubstate_registry.signing import Signer
+from hubstate_registry.storage import accounts
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+COMMIT = '{"key":"header","value":{"summary":"s"}}\n'
+BATCH = {"operation": "upload", "transfers": ["basic"], "objects": []}
+REQUESTS = [
+    ("GET", "/api/models/{id}", {}),
+    ("GET", "/api/models/{id}/revision/main", {}),
+    ("GET", "/api/models/{id}/tree/main", {}),
+    ("GET", "/api/models/{id}/refs", {}),
+    ("GET", "/api/models/{id}/commits/main", {}),
+    ("GET", "/api/models/{id}/auth-check", {}),
+    ("POST", "/api/models/{id}/paths-info/main", {"data": {"paths": "w.bin"}}),
+    ("POST", "/api/models/{id}/preupload/main", {"json": {"files": []}}),
+    ("POST", "/api/models/{id}/commit/main", {"data": COMMIT}),
+    ("POST", "/api/models/{id}/branch/x", {"json": {}}),
+    ("POST", "/api/models/{id}/tag/main", {"json": {"tag": "x"}}),
+    ("DELETE", "/api/models/{id}/branch/x", {}),
+    ("DELETE", "/api/models/{id}/tag/x", {}),
+    ("PUT", "/api/models/{id}/settings", {"json": {"visibility": "public"}}),
+    ("POST", "/api/models/{id}/duplicate", {"json": {"repository": "bob/x"}}),
+    ("POST", "/{id}.git/info/lfs/objects/batch", {"json": BATCH}),
+    ("POST", "/{id}.git/info/lfs/objects/verify", {"json": {"oid": "0" * 64, "size": 1}}),
+    ("HEAD", "/{id}/resolve/main/w.bin", {}),
+    ("GET", "/{id}/resolve/main/w.bin", {}),
+    ("GET", "/{id}/resolve/0000000000000000000000000000000000000000/w.bin", {}),
+    ("DELETE", "/api/repos/delete", {"json": {"organization": "ada", "name": "{name}"}}),
+    ("POST", "/api/repos/move", {"json": {"fromRepo": "{id}", "toRepo": "bob/x"}}),
+]
+
+
+def filled(value: object, name: str) -> object:
+    text = json.dumps(value).replace("{id}", f"ada/{name}").replace("{name}", name)
+    return json.loads(text)
+
+
+def seen(served: Serving, name: str, user: str | None) -> list[object]:
+    """Every answer about a repository, without what differs between any two requests."""
+    answers: list[object] = []
+    for method, path, options in REQUESTS:
+        options = filled(options, name)
+        assert isinstance(options, dict)
+        answer = served.request(method, path.format(id=f"ada/{name}"), user=user, **options)
+        headers = {k.lower(): v for k, v in answer.headers.items()}
+        kept = {k: v for k, v in headers.items() if k not in ("date", "x-request-id")}
+        whole = json.dumps([method, path, answer.status_code, kept, answer.text])
+        answers.append(json.loads(whole.replace(name, "NAME")))
+    return answers
+
+
+@pytest.mark.parametrize("user", ["bob", None])
+def test_a_private_repository_answers_exactly_like_an_absent_one(
+    served: Serving, api: HfApi, user: str | None
+) -> None:
+    api.create_repo("ada/hidden", private=True)
+    api.upload_file(path_or_fileobj=b"w", path_in_repo="w.bin", repo_id="ada/hidden")
+    hidden, absent = seen(served, "hidden", user), seen(served, "absent", user)
+    assert hidden == absent
+    assert {answer[2] for answer in hidden} <= {401, 403, 404}
+    assert sum(answer[3].get("x-error-code") == "RepoNotFound" for answer in hidden) >= 19
+
+
+def test_a_moved_private_repository_redirects_only_those_who_may_read_it(
+    served: Serving, api: HfApi
+) -> None:
+    api.create_repo("ada/before", private=True)
+    api.move_repo("ada/before", "ada/after")
+    mine = served.request("GET", "/api/models/ada/before/tree/main?recursive=true")
+    assert (mine.status_code, mine.headers["Location"]) == (
+        307,
+        "/api/models/ada/after/tree/main?recursive=true",
+    )
+    assert served.request("GET", "/api/models/ada/before", user="bob").status_code == 404
+    assert served.request("GET", "/api/models/ada/before", user=None).status_code == 404
+
+
+def test_a_hash_is_no_key_to_private_bytes(served: Serving, api: HfApi) -> None:
+    secret = b"private bytes" * 1000
+    oid = hashlib.sha256(secret).hexdigest()
+    api.create_repo("ada/hidden", private=True)
+    api.upload_file(path_or_fileobj=secret, path_in_repo="w.bin", repo_id="ada/hidden")
+    served.api("bob").create_repo("bob/thief")
+    batch = {**BATCH, "objects": [{"oid": oid, "size": len(secret)}]}
+    answer = served.request("POST", "/bob/thief.git/info/lfs/objects/batch", user="bob", json=batch)
+    assert "upload" in answer.json()["objects"][0]["actions"]  # as if nobody had it
+    line = {"key": "lfsFile", "value": {"path": "w.bin", "algo": "sha256", "oid": oid}}
+    body = COMMIT + json.dumps(line)
+    stolen = served.request("POST", "/api/models/bob/thief/commit/main", user="bob", data=body)
+    assert stolen.status_code == 400
+    assert served.api("bob").list_repo_files("bob/thief") == []
+    # Whoever has the bytes may send them, and then both repositories hold them.
+    served.api("bob").upload_file(path_or_fileobj=secret, path_in_repo="w.bin", repo_id="bob/thief")
+    assert served.api("bob").file_exists("bob/thief", "w.bin")
+
+
+def test_bytes_that_one_may_read_need_not_be_sent_again(served: Serving, api: HfApi) -> None:
+    data = b"public bytes" * 1000
+    oid = hashlib.sha256(data).hexdigest()
+    api.create_repo("ada/open")
+    api.upload_file(path_or_fileobj=data, path_in_repo="w.bin", repo_id="ada/open")
+    served.api("bob").create_repo("bob/copy")
+    batch = {**BATCH, "objects": [{"oid": oid, "size": len(data)}]}
+    answer = served.request("POST", "/bob/copy.git/info/lfs/objects/batch", user="bob", json=batch)
+    assert "actions" not in answer.json()["objects"][0]
+
+
+def scoped(served: Serving, user: str, *, seconds: float | None = None, **scopes: Role) -> HfApi:
+    named = {name.replace("everywhere", "*"): role for name, role in scopes.items()}
+    with served.storage.database.write() as connection:
+        secret = accounts.create_token(connection, user, scopes=named, seconds=seconds)
+    return HfApi(endpoint=served.url, token=secret)
+
+
+def test_a_token_does_no_more_than_its_scopes(served: Serving, api: HfApi) -> None:
+    with served.storage.database.write() as connection:
+        accounts.add_namespace(connection, "lab", kind="organisation")
+        accounts.set_member(connection, "ada", organisation="lab", role=Role.WRITE)
+    api.create_repo("lab/model", private=True)
+    api.create_repo("ada/model", private=True)
+    reader = scoped(served, "ada", everywhere=Role.READ)
+    assert reader.model_info("lab/model").private
+    with pytest.raises(HfHubHTTPError, match="no write access"):
+        reader.upload_file(path_or_fileobj=b"1", path_in_repo="a.txt", repo_id="ada/model")
+    narrow = scoped(served, "ada", lab=Role.ADMIN)
+    narrow.upload_file(path_or_fileobj=b"1", path_in_repo="a.txt", repo_id="lab/model")
+    assert [m.id for m in narrow.list_models()] == ["lab/model"]
+    with pytest.raises(RepositoryNotFoundError):
+        narrow.model_info("ada/model")
+    with pytest.raises(HfHubHTTPError, match="no admin access"):
+        narrow.delete_repo("lab/model")  # the token might, but its user is a writer there
+    with pytest.raises(HfHubHTTPError, match="403"):
+        api.create_repo("bob/model")
+    with pytest.raises(HfHubHTTPError, match="403"):
+        api.create_repo("nobody/model")
+
+
+def test_expired_revoked_and_disabled_tokens_are_refused(served: Serving) -> None:
+    assert scoped(served, "bob", everywhere=Role.READ).whoami()["name"] == "bob"
+    for broken in ("expired", "revoked", "disabled"):
+        client = scoped(
+            served, "bob", seconds=-1 if broken == "expired" else None, everywhere=Role.READ
+        )
+        with served.storage.database.write() as connection:
+            if broken == "revoked":
+                newest = accounts.list_tokens(connection, "bob")[-1]
+                accounts.revoke_token(connection, newest.id)
+            if broken == "disabled":
+                accounts.disable_user(connection, "bob")
+        with pytest.raises(HfHubHTTPError) as refused:
+            client.whoami()
+        assert refused.value.response.status_code == 401
+    assert served.request("GET", "/api/models", user="bob").status_code == 401
+
+
+def test_no_secret_is_stored(served: Serving) -> None:
+    served.storage.close()
+    everything = b"".join(p.read_bytes() for p in served.folder.glob("registry.sqlite3*"))
+    assert all(token.encode() not in everything for token in served.tokens.values())
+
+
+def test_the_files_of_a_gated_repository_are_for_members(served: Serving, api: HfApi) -> None:
+    api.create_repo("ada/model")
+    api.upload_file(path_or_fileobj=b"w", path_in_repo="w.bin", repo_id="ada/model")
+    api.update_repo_settings("ada/model", gated="manual")
+    bob = served.api("bob")
+    assert bob.model_info("ada/model").gated == "manual"
+    with pytest.raises(GatedRepoError):
+        bob.auth_check("ada/model")
+    assert served.request("GET", "/ada/model/resolve/main/w.bin", user="bob").status_code == 403
+    assert served.request("GET", "/ada/model/resolve/main/w.bin").content == b"w"
+
+
+def test_a_closed_registry_shows_nothing_to_strangers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with serving(tmp_path_factory.mktemp("closed"), anonymous=False) as closed:
+        closed.api().create_repo("ada/open")
+        assert closed.request("GET", "/api/models/ada/open", user=None).status_code == 404
+        assert closed.request("GET", "/api/models", user=None).json() == []
+        assert closed.request("GET", "/api/models/ada/open", user="bob").status_code == 200
+
+
+def upload_address(served: Serving, data: bytes) -> str:
+    batch = {
+        **BATCH,
+        "objects": [{"oid": hashlib.sha256(data).hexdigest(), "size": len(data)}],
+    }
+    answer = served.request("POST", "/ada/model.git/info/lfs/objects/batch", json=batch)
+    actions: Mapping[str, Mapping[str, str]] = answer.json()["objects"][0]["actions"]
+    return actions["upload"]["href"]
+
+
+def test_upload_addresses_take_only_what_they_were_signed_for(served: Serving, api: HfApi) -> None:
+    api.create_repo("ada/model")
+    good, address = b"good", upload_address(served, b"good")
+    for bad in (b"evil", b"goo", b"goods", b""):
+        assert served.request("PUT", address, user=None, data=bad).status_code in (413, 422)
+    assert not list(served.storage.files.blobs.glob("*/*"))
+    assert not list(served.storage.files.uploads.iterdir())
+    forged = address[:-2] + ("aa" if address[-2:] != "aa" else "bb")
+    assert served.request("PUT", forged, user=None, data=good).status_code == 403
+    other = address.replace("/api/lfs-object/", "/api/lfs-part/")
+    assert served.request("PUT", other, user=None, data=good).status_code == 403
+    kept = served.request("PUT", address, user=None, data=good)
+    assert (kept.status_code, kept.headers["ETag"]) == (
+        200,
+        f'"{hashlib.sha256(good).hexdigest()}"',
+    )
+    api.delete_repo("ada/model")
+    assert served.request("PUT", address, user=None, data=good).status_code == 404
+
+
+def test_signatures_expire_and_hold_for_one_purpose() -> None:
+    signer = Signer(b"k" * 32)
+    assert signer.verify("a", signer.sign("a", {"n": 1}, seconds=60))["n"] == 1
+    for token in (
+        signer.sign("a", {}, seconds=-1),
+        signer.sign("b", {}, seconds=60),
+        Signer(b"x" * 32).sign("a", {}, seconds=60),
+        "",
+        "e30.",
+        "\u00e9.\u00e9",
+    ):
+        with pytest.raises(Forbidden):
+            signer.verify("a", token)
+
+
+def test_a_commit_cannot_name_bytes_of_another_size(served: Serving, api: HfApi) -> None:
+    api.create_repo("ada/model")
+    api.create_commit("ada/model", [CommitOperationAdd("w.bin", b"w")], commit_message="w")
+    oid = hashlib.sha256(b"w").hexdigest()
+    line = {"key": "lfsFile", "value": {"path": "x.bin", "algo": "sha256", "oid": oid, "size": 2}}
+    body = COMMIT + json.dumps(line)
+    answer = served.request("POST", "/api/models/ada/model/commit/main", data=body)
+    assert answer.status_code == 422
