@@ -90,13 +90,14 @@ def find_builder(name: str) -> Builder[Any]:
     """
     if ":" in name:
         return _import(name)
-    if name not in registered() and name in BUILTIN:
-        import_module(BUILTIN[name])
-    if name not in registered() and (entry_point := _offered().get(name)):
+    if name in BUILTIN:
+        builder: Builder[Any] = getattr(import_module(BUILTIN[name]), name)
+        return builder
+    if name in registered():
+        return registered()[name]
+    if entry_point := _offered().get(name):
         return _adopt(entry_point)
-    if name not in registered():
-        raise UnknownModel(_unknown(name))
-    return registered()[name]
+    raise UnknownModel(_unknown(name))
 
 
 def _offered() -> dict[str, EntryPoint]:
