@@ -162,6 +162,6 @@ def test_a_cache_that_names_anothers_bytes_is_told_to_go(server: Serving, tmp_pa
     except Exception as error: print(json.dumps(str(error)))
     """
     told = server.run(attempt, file, user="eve", home="shared")
-    print(told)
+    assert "is not stored here, or not for this token" in told
     assert "HF_XET_CACHE" in told
-    server.run(attempt, file, user="eve")
+    assert server.run(attempt, file, user="eve") is None  # with a cache of her own it succeeds

@@ -169,6 +169,10 @@ def test_a_false_shard_is_refused_and_nothing_is_held(server: Serving) -> None:
         assert connection.execute(select(xet.xet_files)).all() == []
     assert ada.register(good, xorbs=[xorb]).status_code == 200
     assert ada.register(good).status_code == 200  # again is no error
+    for file, end in ((good, '{"type": "result"}'), (missing, '"retryable": false}')):
+        body = shard.write(Shard(files=(file,), xorbs=()), created=0, expires=0)
+        answer = ada.send("POST", "/v2/shards", data=body)
+        assert (answer.status_code, answer.text.strip().endswith(end)) == (200, True), answer.text
 
 
 @settings(

@@ -90,7 +90,7 @@ class Serving:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=40,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         lines = done.stdout.strip().splitlines()

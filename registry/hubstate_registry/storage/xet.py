@@ -30,7 +30,7 @@ from hubstate_registry.storage.database import Connection
 from hubstate_registry.storage.schema import holdings, metadata, repositories
 from hubstate_registry.xet.hashes import Hash, format_hash, is_eligible
 from hubstate_registry.xet.shard import ShardFile, Term
-from hubstate_registry.xet.xorb import Xorb
+from hubstate_registry.xet.xorb import INDEX_ENTRY, Xorb
 
 __all__ = [
     "Reader",
@@ -45,7 +45,7 @@ __all__ = [
     "sweep",
 ]
 
-_MOST_FILES = 8  # in one answer about a chunk
+_MOST_FILES, _MOST_XORBS = 8, 128  # in one answer about a chunk
 _BATCH = 500
 
 xorbs = sa.Table(
@@ -229,27 +229,27 @@ def find_runs(
             found.setdefault(xorb, []).append(range(start, stop))
         brought = _brought_by(reader, batch)
         for xorb, chunks in connection.execute(brought):
-            found[xorb] = [range(len(Xorb.unpack_index(chunks, hash=xorb).chunks))]
+            found[xorb] = [range(chunks)]
     return {xorb: _merge(runs) for xorb, runs in found.items()}
 
 
 def find_related(connection: Connection, chunk: Hash, *, reader: Reader) -> list[Hash]:
-    """The xorbs worth naming to somebody who has this chunk.
+    """The xorbs worth naming to somebody who has this chunk, at most 128 of them.
 
-    Those that hold it and that the caller may build on, and all others of the files that are
-    made of them: who has one chunk of a file often has the rest.
+    Those that hold it and that the caller may build on, and those that follow them in the files
+    that are made of them: who has one chunk of a file often has the rest.
     """
-    holders = connection.execute(
-        sa.select(xorb_chunks.c.xorb).where(xorb_chunks.c.chunk == chunk).distinct()
-    ).scalars()
-    near = list(holders)
+    held = sa.select(xorb_chunks.c.xorb).where(xorb_chunks.c.chunk == chunk).distinct()
+    near = list(connection.execute(held).scalars())
+    found = dict.fromkeys(row.hash for row in connection.execute(_brought_by(reader, near)))
     files = _read_by(reader, sa.select(xet_files.c.hash, xet_files.c.created))
-    recent = files.where(xet_terms.c.xorb.in_(near)).distinct()
-    newest = recent.order_by(xet_files.c.created.desc()).limit(_MOST_FILES).subquery()
-    others = sa.select(xet_terms.c.xorb).join(newest, newest.c.hash == xet_terms.c.file)
-    found = dict.fromkeys(connection.execute(others.distinct()).scalars())
-    found |= dict.fromkeys(xorb for xorb, _ in connection.execute(_brought_by(reader, near)))
-    return list(found)
+    newest = files.where(xet_terms.c.xorb.in_(near)).distinct()
+    newest = newest.order_by(xet_files.c.created.desc()).limit(_MOST_FILES)
+    for file, _ in connection.execute(newest).all():
+        terms = find_terms(connection, file=file)
+        begin = next(at for at, term in enumerate(terms) if term.xorb in near)
+        found |= dict.fromkeys(term.xorb for term in terms[begin:])
+    return list(found)[:_MOST_XORBS]
 
 
 def sweep(connection: Connection, folder: XorbFolder, *, older: float) -> int:
@@ -282,7 +282,7 @@ def _read_by(reader: Reader, statement: sa.Select[Any]) -> sa.Select[Any]:
 
 def _brought_by(reader: Reader, hashes: Sequence[Hash]) -> sa.Select[Any]:
     return (
-        sa.select(xorbs.c.hash, xorbs.c.chunks)
+        sa.select(xorbs.c.hash, sa.func.length(xorbs.c.chunks) // INDEX_ENTRY)
         .join(xorb_uploads, xorb_uploads.c.xorb == xorbs.c.hash)
         .where(xorb_uploads.c.user == (reader.user or ""), xorbs.c.hash.in_(hashes))
     )

@@ -6,17 +6,20 @@
     GET   /api/models/{repo}/xet-read-token/{revision}
     GET   /xet/v1/chunks/{prefix}/{hash}         what is known around a chunk: a shard, or 404
     POST  /xet/v1/xorbs/{prefix}/{hash}          a xorb
-    POST  /xet/v1/shards                         files over xorbs that are here
+    POST  /xet/v2/shards                         files over xorbs; says when it takes long
+    POST  /xet/v1/shards                         the same, for older clients
     GET   /xet/v1/reconstructions/{hash}         how to put a file, or a range of it, together
     GET   /xet/v2/reconstructions/{hash}
     GET   /xet/fetch/{claim}                     bytes of a xorb; the address is its own permit
 
-Not served, and clients go on without: ``/v1/xorb-grants`` (uploads straight to an object store),
-``/v2/shards`` (the same as v1, with progress), ``/v1/telemetry``.
+Not served, and clients go on without: ``/v1/xorb-grants`` (uploads straight to an object store)
+and ``/v1/telemetry``.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -46,6 +49,7 @@ __all__ = ["XetExtension"]
 
 _PREFIXES = ("default", "default-merkledb")  # the documents say the one, clients the other
 _BLOCK = 1 << 20
+_PATIENCE = 5.0  # seconds; a gigabyte is checked in about two
 _RANGE = re.compile(r"bytes=(\d{1,20})-(\d{1,20})")
 
 
@@ -80,7 +84,8 @@ class XetExtension:
             Rule(method="GET", pattern=models + "/xet-read-token/{revision}", handler=read),
             _open("GET", "/xet/v1/chunks/{prefix}/{hash}", self._dedup),
             _open("POST", "/xet/v1/xorbs/{prefix}/{hash}", self._upload_xorb),
-            _open("POST", "/xet/v1/shards", self._upload_shard),
+            _open("POST", "/xet/v1/shards", partial(self._upload_shard, version=1)),
+            _open("POST", "/xet/v2/shards", partial(self._upload_shard, version=2)),
             _open("GET", "/xet/v1/reconstructions/{hash}", plans[0]),
             _open("GET", "/xet/v2/reconstructions/{hash}", plans[1]),
             _open("GET", "/xet/fetch/{claim}", self._fetch),
@@ -97,7 +102,14 @@ class XetExtension:
 
     def read(self, blob: Blob, *, start: int, stop: int) -> Iterator[bytes]:
         """A byte range of a file that came by Xet, for a plain reader."""
-        return (bytes(piece) for piece in self.xet.read(blob.sha256, start=start, stop=stop))
+        pieces, size = list[bytes | memoryview](), 0
+        for piece in self.xet.read(blob.sha256, start=start, stop=stop):
+            pieces.append(piece)
+            size += len(piece)
+            if size >= _BLOCK:  # one block, one change of threads
+                yield b"".join(pieces)
+                pieces, size = [], 0
+        yield b"".join(pieces)
 
     def _token(self, call: Call, *, role: Role) -> Response:
         with call.read() as connection:
@@ -131,15 +143,18 @@ class XetExtension:
             store = partial(self.xet.store, arrival, xorb, grant=grant)
             return JSONResponse({"was_inserted": await to_thread.run_sync(store)})
 
-    async def _upload_shard(self, call: Call) -> Response:
+    async def _upload_shard(self, call: Call, *, version: int) -> Response:
         grant = await self._admit(call, role=Role.WRITE)
         data = bytearray()
         async for block in call.stream(MAX_SHARD):
             data += block
         limit = call.registry.settings.limits.object_bytes
         register = partial(self.xet.register, bytes(data), grant=grant, object_bytes=limit)
-        await to_thread.run_sync(register)
-        return JSONResponse({"result": 1})
+        if version == 1:
+            await to_thread.run_sync(register)
+            return JSONResponse({"result": 1})
+        task = asyncio.create_task(to_thread.run_sync(register))
+        return StreamingResponse(_report(task), media_type="application/x-ndjson")
 
     async def _reconstruct(self, call: Call, *, version: int) -> Response:
         name = _name(call)
@@ -219,6 +234,25 @@ def _parse_range(call: Call) -> tuple[int, int] | None:
     if found is None:
         raise BadRange(f"expected one range such as bytes=0-99, found {text[:80]!r}")
     return int(found[1]), int(found[2]) + 1
+
+
+async def _report(task: asyncio.Task[None]) -> AsyncIterator[bytes]:
+    """A line now and then while a shard is checked, so that no proxy gives up; then the end.
+
+    A refusal is the last line, not a status: the stock client shows its user that line alone.
+    """
+    while not (await asyncio.wait({task}, timeout=_PATIENCE))[0]:
+        yield _line(type="validating", verified=0, total=1)
+    try:
+        task.result()
+        yield _line(type="result")
+    except (XetError, RegistryError) as error:
+        retryable = isinstance(error, RegistryError) and error.status >= 500
+        yield _line(type="error", message=str(error), retryable=retryable)
+
+
+def _line(**frame: object) -> bytes:
+    return json.dumps(frame).encode() + b"\n"
 
 
 async def _pread(path: Path, *, start: int, stop: int) -> AsyncIterator[bytes]:

@@ -25,7 +25,16 @@ from .chunks import HEADER, ChunkHeader, parse_header, unpack
 from .errors import XetError
 from .hashes import Hash, format_hash, hash_chunk, hash_tree
 
-__all__ = ["MAX_CHUNKS", "MAX_CONTENT", "MAX_STORED", "Chunk", "Scanner", "Xorb", "scan"]
+__all__ = [
+    "INDEX_ENTRY",
+    "MAX_CHUNKS",
+    "MAX_CONTENT",
+    "MAX_STORED",
+    "Chunk",
+    "Scanner",
+    "Xorb",
+    "scan",
+]
 
 MAX_CHUNKS = 8192
 MAX_CONTENT = 64 << 20
@@ -37,6 +46,8 @@ _FOOTER = b"XETBLOB"
 _FOOTER_FIXED = 7 + 1 + 32  # identifier, version, hash of the xorb
 _MAX_FOOTER = 1024 + 48 * MAX_CHUNKS
 _ENTRY = struct.Struct("<32sII")
+INDEX_ENTRY = _ENTRY.size
+"""Bytes of the index for each chunk."""
 
 
 class Chunk(NamedTuple):
