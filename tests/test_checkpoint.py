@@ -41,7 +41,7 @@ def train(model: nn.Module, optimizer: Any, scheduler: Any, steps: range) -> Non
         images = torch.randn(8, 1, 8, 8, generator=generator)
         loss = nn.functional.cross_entropy(model(images), torch.arange(8) % 3)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         scheduler.step()
 

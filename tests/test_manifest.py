@@ -36,6 +36,8 @@ from hubstate.manifest import (
     verify_file,
 )
 
+Path_ = tuple[str | int, ...]
+ABSENT = object()
 DOCS = Path(__file__).parents[1] / "docs"
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("manifest-v1*.json"))
 VALIDATOR = jsonschema.Draft202012Validator(
@@ -123,7 +125,7 @@ def test_what_is_written_is_read_back() -> None:
 
 def test_equal_manifests_give_equal_bytes() -> None:
     one = example()
-    other = replace(one, metrics=dict(reversed(one.metrics.items())))
+    other = replace(one, metrics=dict(reversed(list(one.metrics.items()))))
     assert dump(one) == dump(other)
     assert dump(parse(dump(one))) == dump(one)
 
@@ -226,6 +228,23 @@ def test_the_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(VALIDATOR.schema)
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *((("files", 1, "path"), text) for text in ("../a", "/a", "a//b", "a\\b", "a/", "", "a\0")),
+        (("files", 1, "size"), -1),
+        (("structure", 2, "shape"), None),
+        (("structure", 3, "value"), 1),
+        (("files", 0, "tensors", 0, "dtype"), "float4"),
+        (("novelty",), 1),
+    ],
+)
+def test_the_schema_refuses_what_can_be_said_in_a_schema(path: Path_, value: Any) -> None:
+    assert not VALIDATOR.is_valid(json.loads(altered(path, value)))
+    with pytest.raises(InvalidManifest):
+        parse(altered(path, value))
+
+
 def changed(**changes: Any) -> bytes:
     return json.dumps(json.loads(dump(example())) | changes).encode()
 
@@ -318,9 +337,6 @@ def test_ties_are_groups_whichever_of_them_is_first() -> None:
 
 
 # ---------------------------------------------------------------- attacks
-
-Path_ = tuple[str | int, ...]
-ABSENT = object()
 
 
 def altered(path: Path_, value: Any) -> bytes:
