@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hubstate import settings
-from hubstate.cache import Cache, KnownRelease
+from hubstate.cache import Cache, KnownRelease, Source, offline_error
 from hubstate.endpoints import TIP, Changes, Commit, Endpoint, Registry, open_endpoint
 from hubstate.errors import InvalidReference, NotFound, Offline, Unreachable
 from hubstate.progress import Hook
 from hubstate.reference import Reference
-from hubstate.release import Release, Source, offline_error, read_release
+from hubstate.release import Release, read_release
 
 __all__ = ["Release", "fetch", "open_registry", "open_release", "publish_files", "tag_commit"]
 

@@ -5,127 +5,25 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from hubstate import settings
 from hubstate.blobs import check_info
-from hubstate.cache import Cache
+from hubstate.cache import Source
 from hubstate.digest import Digest
-from hubstate.endpoints import MANIFEST, Commit, Endpoint, FileInfo, Stream
-from hubstate.errors import DigestMismatch, FileNotInRelease, InvalidManifest, Offline
+from hubstate.endpoints import MANIFEST, Commit, FileInfo, Stream
+from hubstate.errors import DigestMismatch, FileNotInRelease, InvalidManifest
 from hubstate.header import Header, header_size, parse_header
 from hubstate.manifest import Manifest, parse
 from hubstate.progress import Hook, bar, quiet
 from hubstate.reference import Reference
 
-__all__ = ["Release", "Source", "read_release"]
+__all__ = ["Release", "read_release"]
 
 WEIGHTS = "model.safetensors"
 _PREFIX = 64 << 10  # one request of this size holds the header of most weights files
 _LARGEST_MANIFEST = 32 << 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """Where the files of one commit come from: the cache, or else the registry."""
-
-    endpoint: Endpoint
-    cache: Cache
-    reference: Reference
-    commit: Commit
-    infos: dict[str, FileInfo]
-    """What is known of each file; a digest that the registry does not state is added later."""
-    paths: dict[str, Path] = field(default_factory=dict)
-
-    @property
-    def where(self) -> str:
-        """The release in words, for messages."""
-        return f"{self.commit.repo}@{self.commit.id}"
-
-    def info(self, name: str) -> FileInfo:
-        """What is known of a file.
-
-        Raises:
-            FileNotInRelease: there is none of that name.
-        """
-        if name not in self.infos:
-            files = ", ".join(sorted(self.infos)[:20]) or "nothing"
-            raise FileNotInRelease(f"{self.where}: no file {name!r}; it has {files}")
-        return self.infos[name]
-
-    def find(self, name: str) -> Path | None:
-        """A file that is in the cache and sound.
-
-        Raises:
-            DigestMismatch: all there is is a damaged copy, and no request is allowed.
-        """
-        info = self.info(name)
-        if name in self.paths or info.digest is None:
-            return self.paths.get(name)
-        found = self.cache.find(info.digest, size=info.size)
-        if found.path is None and found.damaged and self._is_cut_off():
-            raise DigestMismatch(
-                f"{self.where}: {name} is damaged in the cache ({found.damaged[0]}: expected "
-                f"{info.digest}), and the offline setting forbids fetching it again from "
-                f"{self.endpoint.name}"
-            )
-        if found.path:
-            self.paths[name] = found.path
-        return found.path
-
-    def obtain(self, name: str, *, progress: Hook) -> Path:
-        """A file, verified, from the cache or else from the registry by way of the cache.
-
-        Raises:
-            FileNotInRelease: there is none of that name.
-            DigestMismatch: the registry has other content under that name.
-            Offline: it is not in the cache, and no request is allowed.
-            Unreachable: the registry does not answer, or the cache cannot be written.
-        """
-        if path := self.find(name):
-            return path
-        self.check_allowed(name)
-        what = f"{name} of {self.where} from {self.endpoint.name}"
-        with self.endpoint.read(self.commit, name) as stream:
-            path, digest = self.cache.store(
-                stream, info=self.info(name), what=what, progress=progress
-            )
-        self.paths[name] = path
-        self._learn(name, FileInfo(size=path.stat().st_size, digest=digest))
-        return path
-
-    def _learn(self, name: str, info: FileInfo) -> None:
-        """Remember a digest that the registry does not state, so that the next look finds it."""
-        self.infos[name] = info
-        listed = self.commit.files[name]
-        if listed.digest is None:
-            commit = replace(self.commit, files={**self.commit.files, name: info})
-            known = self.cache.known(self.endpoint.name, self.reference)
-            self.cache.record(self.endpoint.name, self.reference, commit, known=known)
-
-    def _is_cut_off(self) -> bool:
-        return self.endpoint.remote and settings.offline()
-
-    def check_allowed(self, what: str) -> None:
-        """Refuse a request where the settings forbid any.
-
-        Raises:
-            Offline: they do; the message says what is missing, and how to get it.
-        """
-        if self._is_cut_off():
-            raise offline_error(what, self.reference, self.endpoint, self.cache)
-
-
-def offline_error(what: str, reference: Reference, endpoint: Endpoint, cache: Cache) -> Offline:
-    """What is missing, where it was looked for, and how to get it."""
-    folders = ", ".join(map(str, cache.folders))
-    return Offline(
-        f"{reference}: {what} is not in the cache ({folders}), and HUBSTATE_OFFLINE or "
-        f"HF_HUB_OFFLINE forbids asking {endpoint.name}. Where the network is allowed, run "
-        f"'hubstate fetch {reference}'"
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,8 +32,8 @@ class Release:
 
     reference: Reference
     """The one that was asked for."""
-    commit: Commit
-    manifest: Manifest | None
+    commit: Commit = field(repr=False)
+    manifest: Manifest | None = field(repr=False)
     """None where the repository has no ``hubstate.json``; see :meth:`weights_header`."""
     manifest_digest: Digest | None
     source: Source = field(repr=False, compare=False)

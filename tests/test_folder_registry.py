@@ -515,8 +515,11 @@ while True:
 
 def test_a_kill_at_any_moment_leaves_the_last_release_whole(registry: FolderEndpoint) -> None:
     dice = random.Random(0)
+    start = time.perf_counter()
+    publish(registry, {"weights": os.urandom(1 << 18)}, tag="first")
+    moment = time.perf_counter() - start
     acknowledged: list[str] = []
-    for _ in range(20):
+    for turn in range(14):
         child = subprocess.Popen(
             [sys.executable, "-c", PUBLISHER, str(registry.root)],
             stdout=subprocess.PIPE,
@@ -524,22 +527,90 @@ def test_a_kill_at_any_moment_leaves_the_last_release_whole(registry: FolderEndp
         )
         assert child.stdout
         assert child.stdout.readline() == "ready\n"
-        time.sleep(dice.uniform(0, 0.06))
+        if turn % 2:  # from the second publish on, whatever the load of the machine
+            acknowledged.append(child.stdout.readline().strip())
+        time.sleep(dice.uniform(0, 1.5 * moment))
         child.send_signal(signal.SIGKILL)
         # What was being printed when the kill came may be cut off.
         acknowledged += [line for line in child.communicate()[0].split() if len(line) == 40]
-        if not acknowledged:
-            continue
         history = list(registry.history(at()))
         assert {commit.id for commit in history} >= set(acknowledged)
         for commit in history[:3]:
-            for path, info in commit.files.items():
-                assert Digest.of(read(registry, commit, path)) == info.digest
-    assert acknowledged
+            check(registry, commit)
+    assert len(acknowledged) >= 7
     final = publish(registry, {"n": b"last"})
     assert registry.resolve(at()) == final
     names = set(registry.refs(REPO).tags.values())
     assert names <= {commit.id for commit in registry.history(at())}
+
+
+def check(registry: FolderEndpoint, commit: Commit) -> None:
+    for path, info in commit.files.items():
+        assert Digest.of(read(registry, commit, path)) == info.digest
+
+
+STEPWISE = """
+import os, shutil, signal, sys
+from pathlib import Path
+from hubstate.endpoints.folder import FolderEndpoint
+STEPS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.utime"}
+base, work = Path(sys.argv[1]), Path(sys.argv[2])
+
+def publish(root):
+    FolderEndpoint(root).commit("org/name", {"a": b"new", "b": b"other"}, message="m",
+                                author="ada", tag="v2")
+
+def die_at(last):
+    count = 0
+    def hook(event, arguments):
+        nonlocal count
+        if event in STEPS:
+            count += 1
+            if count == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+
+for last in range(1, 1000):
+    root = work / str(last)
+    shutil.copytree(base, root)
+    child = os.fork()
+    if not child:
+        die_at(last)
+        publish(root)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+"""
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first publish", "later publish"])
+def test_a_kill_before_each_step_leaves_the_old_release_or_the_new_one(
+    registry: FolderEndpoint, tmp_path: Path, first: bool
+) -> None:
+    registry.root.mkdir()
+    old = None if first else publish(registry, {"a": b"old"}, tag="v1")
+    work = tmp_path / "work"
+    subprocess.run([sys.executable, "-c", STEPWISE, registry.root, work], check=True)
+    outcomes = []
+    for folder in sorted(work.iterdir(), key=lambda path: int(path.name)):
+        left = FolderEndpoint(folder)
+        try:
+            now = left.resolve(at())
+        except RepositoryNotFound:
+            assert first
+            outcomes.append("old")
+        else:
+            check(left, now)
+            outcomes.append("old" if now == old else "new")
+        if len(outcomes) % 4:
+            continue
+        # Whatever was left behind, running it again completes it.
+        again = publish(left, {"a": b"new", "b": b"other"}, tag="v2")
+        assert left.resolve(at()) == left.resolve(at("v2")) == again
+        assert again.parent == (old.id if old else None)
+    assert len(outcomes) > 20
+    assert outcomes == sorted(outcomes, reverse=True)  # "old" up to the move, "new" from there on
+    assert {"old", "new"} == set(outcomes)
 
 
 # Sweeping

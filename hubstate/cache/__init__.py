@@ -2,6 +2,7 @@
 
 from hubstate.cache.layers import Cache, Found
 from hubstate.cache.releases import KnownRelease
+from hubstate.cache.source import Source, offline_error
 from hubstate.cache.upkeep import (
     CacheEntry,
     Freed,
@@ -19,8 +20,10 @@ __all__ = [
     "Found",
     "Freed",
     "KnownRelease",
+    "Source",
     "Verified",
     "entries",
+    "offline_error",
     "prune",
     "remove",
     "total_size",

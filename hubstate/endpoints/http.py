@@ -1,96 +1,273 @@
-"""A registry behind HTTP: its name, under which the cache keeps what came from it.
+"""A registry behind a URL: any server that speaks the Hugging Face hub protocol.
 
-Requests are not made by this version: what the cache has can be used, offline or not.
+Reading is plain HTTP::
+
+    {base}/api/models/{repo}/revision/{revision}?blobs=true    what a reference means
+    {base}/api/models/{repo}/refs, …/commits/{revision}        branches and tags, history
+    {base}/{repo}/resolve/{commit}/{path}                      bytes, whole or in ranges
+
+Publishing goes through huggingface_hub, in :mod:`hubstate.endpoints.uploading`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import NoReturn
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from urllib.parse import quote, urlsplit
 
-from hubstate.endpoints.base import TIP, Changes, Commit, Refs, Stream
-from hubstate.errors import Unreachable
-from hubstate.reference import Reference
+from hubstate.blobs import FileInfo, Stream
+from hubstate.digest import Digest
+from hubstate.endpoints.answers import (
+    Listing,
+    Row,
+    parse_history,
+    parse_listing,
+    parse_names,
+    parse_refs,
+)
+from hubstate.endpoints.asking import ask, ask_pages, with_query
+from hubstate.endpoints.base import MANIFEST, TIP, Changes, Commit, Refs, matching
+from hubstate.endpoints.files import HubFile
+from hubstate.errors import (
+    DigestMismatch,
+    FileNotInRelease,
+    HubstateError,
+    InvalidSetting,
+    RepositoryNotFound,
+    RevisionNotFound,
+)
+from hubstate.reference import Reference, check_repo
+from hubstate.transport import TRANSFER, Patience, Steady
 
 __all__ = ["HttpEndpoint"]
 
+_SEARCHED = 500  # commits that are looked through for one with a certain manifest
+_WILD = frozenset("*?[")
+
 
 class HttpEndpoint:
-    """The registry at a URL.
+    """The registry behind a URL; nothing is asked of it before a method is called.
 
-    >>> HttpEndpoint("https://registry.example/").name
-    'https://registry.example'
+    The token of :func:`hubstate.settings.token` is shown to this host and to no other.
+
+    Raises:
+        InvalidSetting: the URL is none that requests can be sent to.
+
+    >>> HttpEndpoint("https://Hub.Example:443/").name
+    'https://hub.example'
     """
 
-    def __init__(self, url: str) -> None:
-        self._name = url.rstrip("/")
+    def __init__(self, url: str, *, patience: Patience = TRANSFER) -> None:
+        self._base = _normal(url)
+        self._patience = patience
+        self._files: dict[tuple[str, str, str], HubFile] = {}
+        self._oids: dict[tuple[str, str], str] = {}
 
     def __repr__(self) -> str:
-        return f"HttpEndpoint({self._name!r})"
+        return f"HttpEndpoint({self._base!r})"
 
     @property
     def name(self) -> str:
-        """The URL without a slash at its end."""
-        return self._name
+        """The URL without a trailing slash."""
+        return self._base
 
     @property
     def remote(self) -> bool:
-        """True: the offline setting forbids asking it."""
+        """True: every answer takes a network."""
         return True
 
-    def _refuse(self, what: str) -> NoReturn:
-        raise Unreachable(
-            f"{self._name}: {what} needs a request, and this version makes none: name a folder "
-            "registry in HUBSTATE_REGISTRY"
-        )
+    # Reading
 
     def resolve(self, reference: Reference) -> Commit:
-        """Not in this version.
+        """The commit that a reference means now.
+
+        Servers tell parent, message and author in the history only: here they are None and
+        empty. Files that are kept in git itself have no digest before they are read.
 
         Raises:
-            Unreachable: always.
+            RepositoryNotFound: there is none, or none that this token may see.
+            RevisionNotFound: no such branch, tag or commit; or no commit among the last 500
+                with the manifest that the reference names.
+            Unreachable: no answer, or a refusal.
+            Damaged: an answer that is not what the protocol says.
         """
-        self._refuse(f"resolving {reference}")
+        if reference.manifest:
+            return self._find_manifest(reference, reference.manifest)
+        try:
+            return self.listing(reference).commit
+        except RevisionNotFound as error:
+            if found := self._find_prefix(reference):
+                return found
+            raise RevisionNotFound(f"{error}{self._known(reference.repo)}") from error
 
+    def listing(self, reference: Reference) -> Listing:
+        """The commit that a reference means now, with git's names of its files."""
+        url = f"{self._api(reference.repo)}/revision/{quote(reference.revision, safe='')}"
+        what = f"{reference} on {self._base}"
+        missing = RepositoryNotFound if reference.revision == "main" else RevisionNotFound
+        data = ask(f"{url}?blobs=true", what=what, missing=missing)
+        listing = parse_listing(data, repo=reference.repo, what=what)
+        if reference.commit not in (None, listing.commit.id):
+            raise DigestMismatch(f"{what}: the server answers with commit {listing.commit.id}")
+        for path, oid in listing.oids.items():
+            self._oids[listing.commit.id, path] = oid
+        return listing
+
+    def _find_prefix(self, reference: Reference) -> Commit | None:
+        """A commit by its first digits, for servers that do not know them."""
+        prefix = reference.prefix
+        if prefix is None or reference.commit:
+            return None
+        rows = islice(self._rows(reference.at("main")), _SEARCHED)
+        found = [row.id for row in rows if row.id.startswith(prefix)]
+        if len(found) > 1:
+            raise RevisionNotFound(f"{reference} may be any of {', '.join(found)}")
+        return self.resolve(reference.at(found[0])) if found else None
+
+    def _find_manifest(self, reference: Reference, wanted: Digest) -> Commit:
+        """Look through the branches, the tags, and the history of main; the newest first."""
+        refs = self.refs(reference.repo)
+        heads = dict.fromkeys([*refs.branches.values(), *refs.tags.values()])
+        measured: dict[str, Digest] = {}
+        for id in islice(self._candidates(reference, list(heads)), _SEARCHED):
+            commit = self._with_manifest(reference.at(id), measured)
+            if commit.manifest == wanted:
+                return commit
+        raise RevisionNotFound(
+            f"{reference} on {self._base}: none of the branches, the tags and the last "
+            f"{_SEARCHED} commits of main has that manifest{self._known(reference.repo)}"
+        )
+
+    def _candidates(self, reference: Reference, heads: list[str]) -> Iterator[str]:
+        yield from heads
+        with contextlib.suppress(RevisionNotFound):  # there need be no main
+            yield from (r.id for r in self._rows(reference.at("main")) if r.id not in heads)
+
+    def _with_manifest(self, reference: Reference, measured: dict[str, Digest]) -> Commit:
+        """A commit with the digest of its manifest, which is read where it is not stated."""
+        commit = self.listing(reference).commit
+        if MANIFEST not in commit.files or commit.manifest:
+            return commit
+        oid = self._oids.get((commit.id, MANIFEST), commit.id)
+        if oid not in measured:
+            measured[oid] = self._measure(commit, MANIFEST)
+        info = replace(commit.files[MANIFEST], digest=measured[oid])
+        return replace(commit, files={**commit.files, MANIFEST: info})
+
+    def _measure(self, commit: Commit, path: str) -> Digest:
+        hasher, block = hashlib.sha256(), memoryview(bytearray(1 << 16))
+        with self.read(commit, path) as stream:
+            while count := stream.readinto(block) or 0:
+                hasher.update(block[:count])
+        return Digest(hasher.hexdigest())
+
+    @contextmanager
     def read(
-        self,
-        commit: Commit,
-        path: str,
-        *,
-        start: int = 0,
-        stop: int | None = None,
-    ) -> AbstractContextManager[Stream]:
-        """Not in this version.
+        self, commit: Commit, path: str, *, start: int = 0, stop: int | None = None
+    ) -> Iterator[Stream]:
+        """The bytes of one file from ``start``, up to ``stop`` where it is given.
+
+        An interrupted transfer goes on where it broke off. The size is held to what the server
+        listed; the digest of a whole file that is kept in git is held to git's own SHA-1.
 
         Raises:
-            Unreachable: always.
+            FileNotInRelease: the commit has no such file.
+            DigestMismatch: the server has a file of another size or content there.
+            Unreachable: no answer, a refusal, or a part is wanted of a server that sends
+                whole files only.
         """
-        self._refuse(f"fetching {path} of {commit.repo}")
+        info = commit.files.get(path)
+        if info is None:
+            raise FileNotInRelease(f"{commit.repo}@{commit.id}: no file {path!r}")
+        stop = info.size if stop is None else min(stop, info.size or stop)
+        file = self._file(commit, path, info)
+        partly = None if start == 0 and stop == info.size else stop
+        stream = Steady(
+            lambda at: file.open(at, partly), start=start, stop=stop, patience=self._patience
+        )
+        try:
+            if start != stop:
+                stream.open()
+            oid = self._oids.get((commit.id, path)) if (start, stop) == (0, info.size) else None
+            yield _Checked(stream, info, oid, what=file.what) if oid else stream
+        finally:
+            stream.close()
+
+    def _file(self, commit: Commit, path: str, info: FileInfo) -> HubFile:
+        key = (commit.repo, commit.id, path)
+        if key not in self._files:
+            url = f"{self._base}/{commit.repo}/resolve/{commit.id}/{quote(path)}"
+            what = f"{path} of {commit.repo}@{commit.id} from {self._base}"
+            self._files[key] = HubFile(url, size=info.size, what=what)
+        return self._files[key]
 
     def repositories(self, pattern: str = "*") -> Iterator[str]:
-        """Not in this version.
+        """The repositories whose name matches, page by page as they are asked for.
 
         Raises:
-            Unreachable: always.
+            Unreachable: no answer, or a refusal.
         """
-        self._refuse(f"listing {pattern}")
+        org, slash, _ = pattern.partition("/")
+        author = org if slash and not _WILD & set(org) else None
+        words = "".join(" " if char in _WILD else char for char in pattern).split()
+        search = max((w for w in words if w != f"{author}/"), key=len, default=None)
+        url = with_query(f"{self._base}/api/models", author=author, search=search, limit="1000")
+        pages = ask_pages(url, what=f"repositories on {self._base}")
+        names = (name for page in pages for name in parse_names(page, what=f"{self._base}"))
+        return matching(names, pattern)
 
     def refs(self, repo: str) -> Refs:
-        """Not in this version.
+        """The branches and tags of a repository.
 
         Raises:
-            Unreachable: always.
+            RepositoryNotFound: there is none, or none that this token may see.
+            Unreachable: no answer, or a refusal.
         """
-        self._refuse(f"listing the branches of {repo}")
+        what = f"references of {repo} on {self._base}"
+        return parse_refs(ask(f"{self._api(repo)}/refs", what=what), what=what)
 
     def history(self, reference: Reference) -> Iterator[Commit]:
-        """Not in this version.
+        """A commit and those before it, the newest first; each takes one request when it comes.
 
         Raises:
-            Unreachable: always.
+            The same as :meth:`resolve`.
         """
-        self._refuse(f"the history of {reference}")
+        if reference.manifest or reference.prefix:
+            reference = reference.at(self.resolve(reference).id)
+        row: Row | None = None
+        for older in self._rows(reference):
+            if row:
+                yield self._full(reference, row, older.id)
+            row = older
+        if row:
+            yield self._full(reference, row, None)
+
+    def _full(self, reference: Reference, row: Row, parent: str | None) -> Commit:
+        commit = self.listing(reference.at(row.id)).commit
+        return replace(commit, parent=parent, message=row.message, author=row.author, date=row.date)
+
+    def _rows(self, reference: Reference) -> Iterator[Row]:
+        what = f"history of {reference} on {self._base}"
+        url = f"{self._api(reference.repo)}/commits/{quote(reference.revision, safe='')}"
+        for page in ask_pages(url, what=what):
+            yield from parse_history(page, what=what)
+
+    def _api(self, repo: str) -> str:
+        return f"{self._base}/api/models/{check_repo(repo)}"
+
+    def _known(self, repo: str) -> str:
+        """What there is instead, for the message of an error."""
+        with contextlib.suppress(HubstateError):
+            refs = self.refs(repo)
+            names = [*refs.branches, *refs.tags]
+            return f"; it has {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
+        return ""
+
+    # Writing
 
     def commit(
         self,
@@ -103,17 +280,72 @@ class HttpEndpoint:
         parent: str | None = TIP,
         tag: str | None = None,
     ) -> Commit:
-        """Not in this version.
+        """Change files on a branch, in one commit; the repository is made where there is none.
+
+        The author is whoever the token belongs to, not ``author``. A branch that is new begins
+        at ``parent``, or where that is None at main, whose files are removed in the commit.
 
         Raises:
-            Unreachable: always.
+            Conflict: the branch was moved by somebody else, or the tag names another commit.
+            InvalidReference: a name or a path that cannot be stored.
+            Unreachable: no answer, or a refusal, such as a token that may not write.
         """
-        self._refuse(f"publishing {repo}")
+        from hubstate.endpoints.uploading import upload
+
+        return upload(self, repo, changes, message=message, branch=branch, parent=parent, tag=tag)
 
     def tag(self, repo: str, tag: str, *, commit: str, author: str) -> None:
-        """Not in this version.
+        """Name a commit for ever; nothing happens where the tag names it already.
 
         Raises:
-            Unreachable: always.
+            Conflict: the tag names another commit.
+            RevisionNotFound: there is no such commit.
+            Unreachable: no answer, or a refusal.
         """
-        self._refuse(f"tagging {repo}")
+        from hubstate.endpoints.uploading import set_tag
+
+        set_tag(self, self.resolve(Reference(repo=repo, revision=commit)), tag)
+
+
+class _Checked:
+    """A whole file that is held to git's SHA-1 of it at its end."""
+
+    def __init__(self, stream: Stream, info: FileInfo, oid: str, *, what: str) -> None:
+        self._stream = stream
+        self._left = info.size
+        self._oid = oid
+        self._what = what
+        # Git names a blob by this: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+        self._hasher = hashlib.sha1(b"blob %d\0" % (info.size or 0), usedforsecurity=False)
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        count = self._stream.readinto(buffer) or 0
+        self._hasher.update(buffer[:count])
+        if self._left is not None:
+            self._left -= count
+            if self._left == 0 and self._hasher.hexdigest() != self._oid:
+                raise DigestMismatch(
+                    f"{self._what}: expected git blob {self._oid}, found {self._hasher.hexdigest()}"
+                )
+        return count
+
+
+def _normal(url: str) -> str:
+    """The URL of a server in one spelling.
+
+    Raises:
+        InvalidSetting: it has another scheme, no host, credentials, a query or a fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidSetting(f"registry {url[:120]!r}: {error}") from error
+    if "@" in parts.netloc:
+        raise InvalidSetting(f"registry on {host}: a token belongs in HUBSTATE_TOKEN, not in a URL")
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        raise InvalidSetting(f"registry {url[:120]!r}: expected http(s)://host[:port][/path]")
+    shown = f"[{host}]" if ":" in host else host
+    if port not in (None, {"http": 80, "https": 443}[parts.scheme]):
+        shown += f":{port}"
+    return f"{parts.scheme}://{shown}{parts.path.rstrip('/')}"

@@ -1,0 +1,116 @@
+"""Asking a hub server: one GET with patience, its errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode, urljoin
+
+from hubstate import settings
+from hubstate.errors import (
+    Damaged,
+    FileNotInRelease,
+    HubstateError,
+    NotFound,
+    RepositoryNotFound,
+    RevisionNotFound,
+    Unreachable,
+)
+from hubstate.transport import METADATA, Interrupted, origin, send
+
+if TYPE_CHECKING:
+    import requests
+
+__all__ = ["ask", "ask_pages", "refusal", "with_query"]
+
+_LARGEST = 64 << 20  # bytes of an answer; the files of a commit take about 200 bytes each
+_PAGES = 10_000
+_CODES: Mapping[str, type[NotFound]] = {
+    "RepoNotFound": RepositoryNotFound,
+    "RevisionNotFound": RevisionNotFound,
+    "EntryNotFound": FileNotInRelease,
+}
+
+
+def ask(url: str, *, what: str, missing: type[NotFound] = RepositoryNotFound) -> bytes:
+    """The body of the answer to a question.
+
+    Args:
+        url: the question.
+        what: in the errors' words.
+        missing: what a 404 means that does not say what is missing.
+
+    Raises:
+        NotFound: there is no such thing.
+        Unreachable: no answer, or a refusal.
+    """
+    return _ask(url, what=what, missing=missing, token=settings.token())[0]
+
+
+def ask_pages(url: str, *, what: str) -> Iterator[bytes]:
+    """The answers on all pages of a list, each asked for when it is needed.
+
+    Raises:
+        The same as :func:`ask`.
+    """
+    at = url
+    for _ in range(_PAGES):
+        token = settings.token() if origin(at) == origin(url) else None
+        data, following = _ask(at, what=what, missing=RepositoryNotFound, token=token)
+        yield data
+        if not following:
+            return
+        at = urljoin(at, following)
+
+
+def _ask(
+    url: str, *, what: str, missing: type[NotFound], token: str | None
+) -> tuple[bytes, str | None]:
+    def once() -> tuple[bytes, str | None]:
+        answer = send("GET", url, what=what, token=token, headers={"Accept-Encoding": "gzip"})
+        with answer:
+            if answer.status_code != 200:
+                raise refusal(answer, what=what, missing=missing, token=token)
+            return _content(answer, what), answer.links.get("next", {}).get("url")
+
+    return METADATA.ask(once)
+
+
+def _content(answer: requests.Response, what: str) -> bytes:
+    import requests
+
+    parts, size = [], 0
+    try:
+        for part in answer.iter_content(1 << 16):
+            parts.append(part)
+            size += len(part)
+            if size > _LARGEST:
+                raise Damaged(f"{what}: the answer has more than {_LARGEST:,} bytes")
+    except requests.exceptions.RequestException as error:
+        raise Interrupted(f"{what}: the answer broke off: {error}") from error
+    return b"".join(parts)
+
+
+def refusal(
+    answer: requests.Response, *, what: str, missing: type[NotFound], token: str | None
+) -> HubstateError:
+    """The error for an answer that is not the one hoped for; hub servers say why in headers."""
+    code = answer.headers.get("X-Error-Code", "")
+    said = answer.headers.get("X-Error-Message", "").strip()[:300]
+    status = f"{answer.status_code} {answer.reason or ''}".strip()
+    detail = said or f"the server answers {status}"
+    shown = "the token that was sent" if token else "no token was sent (HUBSTATE_TOKEN names one)"
+    if code in _CODES:
+        hint = f"; {shown}" if code == "RepoNotFound" and answer.status_code in (401, 403) else ""
+        return _CODES[code](f"{what}: {detail}{hint}")
+    if code == "GatedRepo" or answer.status_code in (401, 403):
+        return Unreachable(f"{what}: access is refused: {detail}; {shown}")
+    if answer.status_code in (404, 410):
+        return missing(f"{what}: {detail}")
+    return Unreachable(f"{what}: {detail if not said else f'{status}: {said}'}")
+
+
+def with_query(url: str, **fields: str | None) -> str:
+    """A URL with the fields that are given."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    return f"{url}?{urlencode(given)}" if given else url

@@ -1,0 +1,86 @@
+"""One file on a hub server: where its bytes are, and that they stay what they were."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from hubstate import settings
+from hubstate.endpoints.asking import refusal
+from hubstate.errors import DigestMismatch, FileNotInRelease, HubstateError
+from hubstate.transport import Body, open_body, origin, range_header, send
+
+if TYPE_CHECKING:
+    import requests
+
+__all__ = ["HubFile"]
+
+_STALE = frozenset({400, 401, 403, 404, 410})
+
+
+class HubFile:
+    """A file that is asked for in one or many requests.
+
+    Large files are often redirected to a storage, by a URL that is good for some minutes: it
+    is kept, so that each range takes one request, and asked for again once it is refused.
+    """
+
+    def __init__(self, url: str, *, size: int | None, what: str) -> None:
+        self.what = what
+        self._url = url
+        self._size = size
+        self._lock = threading.Lock()
+        self._place: str | None = None
+        self._etags: dict[tuple[str, str, int | None], str] = {}
+
+    def open(self, start: int, stop: int | None) -> Body:
+        """Bytes from ``start``, up to ``stop`` where it is given; one attempt.
+
+        Raises:
+            FileNotInRelease: the server has no such file.
+            DigestMismatch: it has one of another size, or has replaced it meanwhile.
+            Interrupted: it does not answer now.
+            Unreachable: it refuses, or sends another part than was asked for.
+        """
+        answer = self._request(start, stop)
+        self._check_same(answer)
+        return open_body(answer, start=start, stop=stop, size=self._size, what=self.what)
+
+    def _request(self, start: int, stop: int | None) -> requests.Response:
+        place = self._place
+        answer = self._send(place or self._url, start, stop)
+        if place and answer.status_code in _STALE:
+            answer.close()
+            self._place = None
+            answer = self._send(self._url, start, stop)
+        if answer.status_code not in (200, 206):
+            with answer:
+                raise self._refusal(answer)
+        if origin(answer.url) != origin(self._url):
+            self._place = answer.url
+        return answer
+
+    def _send(self, url: str, start: int, stop: int | None) -> requests.Response:
+        token = settings.token() if origin(url) == origin(self._url) else None
+        headers = range_header(start, stop)
+        return send("GET", url, what=self.what, token=token, headers=headers)
+
+    def _refusal(self, answer: requests.Response) -> HubstateError:
+        if answer.status_code == 416:
+            size = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            return DigestMismatch(f"{self.what}: expected {self._size} bytes, found {size or '?'}")
+        return refusal(answer, what=self.what, missing=FileNotInRelease, token=settings.token())
+
+    def _check_same(self, answer: requests.Response) -> None:
+        """Hold the answer to the tag that this host gave the file before."""
+        etag = answer.headers.get("ETag", "")
+        if not etag or etag.startswith("W/"):
+            return
+        with self._lock:
+            known = self._etags.setdefault(origin(answer.url), etag)
+        if known != etag:
+            answer.close()
+            raise DigestMismatch(
+                f"{self.what}: the file was replaced while it was read: its tag was "
+                f"{known[:80]}, and is {etag[:80]}"
+            )
