@@ -8,6 +8,8 @@ HUBSTATE_TOKEN, then HF_TOKEN               the token that registries are shown
 HUBSTATE_CATALOGUE                          further catalogue files, separated as in PATH
 HUBSTATE_FROZEN                             only pinned references
 HUBSTATE_AUTHOR                             who publishes; else the user's name
+REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE,         certificates that servers are held to; certifi's,
+then SSL_CERT_FILE                          if none of them is set
 ==========================================  ===============================================
 
 A variable that is set but empty counts as not set.
@@ -20,7 +22,16 @@ from pathlib import Path
 
 from hubstate.errors import InvalidSetting
 
-__all__ = ["author", "cache_folders", "catalogues", "frozen", "offline", "registry", "token"]
+__all__ = [
+    "author",
+    "ca_bundle",
+    "cache_folders",
+    "catalogues",
+    "frozen",
+    "offline",
+    "registry",
+    "token",
+]
 
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"0", "false", "no", "off"})
@@ -104,6 +115,12 @@ def token() -> str | None:
                 )
             return text
     return None
+
+
+def ca_bundle() -> str | None:
+    """The certificates that servers are held to, if others than the usual ones are meant."""
+    names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+    return next(filter(None, map(_value, names)), None)
 
 
 def author() -> str:

@@ -1,0 +1,20 @@
+"""Moving bytes over HTTP: one request, its body, and going on where it broke off."""
+
+from hubstate.transport.body import Body, Steady, open_body, range_header
+from hubstate.transport.failures import Interrupted, RangesRefused
+from hubstate.transport.patience import METADATA, TRANSFER, Patience
+from hubstate.transport.requesting import origin, send
+
+__all__ = [
+    "METADATA",
+    "TRANSFER",
+    "Body",
+    "Interrupted",
+    "Patience",
+    "RangesRefused",
+    "Steady",
+    "open_body",
+    "origin",
+    "range_header",
+    "send",
+]
