@@ -264,12 +264,13 @@ def write_for_ever():
         write(step)
 
 write(-1)
-steps = set()
-for _ in range(25):
+steps, kills = set(), 0
+while kills < 10 or len(steps) < 3:  # so that some writes are done, whatever else is running
+    kills += 1
     writer = os.fork()
     if writer == 0:
         write_for_ever()
-    time.sleep(random.uniform(0, 0.05))
+    time.sleep(random.uniform(0, 0.08))
     os.kill(writer, signal.SIGKILL)
     os.waitpid(writer, 0)
     found = read_weights(path)
@@ -277,7 +278,8 @@ for _ in range(25):
     found = load(checkpoint).plain
     assert bool((found["a"] == found["step"]).all())
     steps.add(int(found["step"]))
-print(len(steps), len(list(path.parent.glob(".*.tmp"))))
+strangers = {item for item in path.parent.iterdir() if item.suffix != ".tmp"}
+assert strangers == {path, checkpoint}
 """
 
 
@@ -287,8 +289,6 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
         [sys.executable, "-c", KILLER, str(path)], capture_output=True, text=True
     )
     assert answer.returncode == 0, answer.stderr
-    different, _ = map(int, answer.stdout.split())
-    assert different > 1  # it was killed between and within writes
 
 
 # ---------------------------------------------------------------- mapping
