@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -17,15 +18,39 @@ import uvicorn
 from hubstate_registry import app
 from hubstate_registry.auth import Role
 from hubstate_registry.cli.folder import directory
-from hubstate_registry.context import Extension
+from hubstate_registry.context import Registry
 from hubstate_registry.observe import start_logging
 from hubstate_registry.settings import Limits, Settings
 from hubstate_registry.storage import Storage, accounts
 from hubstate_registry.storage.schema import namespaces
+from hubstate_registry.xet.routes import XetExtension
 
-__all__ = ["first_token", "installed_extensions", "serve"]
+__all__ = ["Server", "first_token", "serve"]
 
-_XET = "hubstate_registry.xet.routes"
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, whose stop on a signal is an orderly end: not ready at once, exit code 0."""
+
+    def __init__(self, config: uvicorn.Config, registry: Registry) -> None:
+        super().__init__(config)
+        self._registry = registry
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM while the server runs, and do not raise them again."""
+        before = {name: signal.signal(name, self.handle_exit) for name in _STOPS}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; a second SIGINT stops without patience."""
+        self._registry.ready = False
+        super().handle_exit(sig, frame)
 
 
 @click.command()
@@ -80,8 +105,8 @@ def serve(directory: Path, **options: Any) -> None:
             object_bytes=options["max_file_size"], requests_per_minute=options["rate_limit"]
         ),
     )
-    application = app.create(settings, storage=storage, extensions=installed_extensions(storage))
-    uvicorn.Server(_config(application, settings, options)).run()
+    application = app.create(settings, storage=storage, extensions=[XetExtension(storage)])
+    Server(_config(application, settings, options), application.registry).run()
 
 
 def first_token(storage: Storage) -> str | None:
@@ -93,13 +118,6 @@ def first_token(storage: Storage) -> str | None:
         return accounts.create_token(
             connection, "admin", name="first start", scopes={"*": Role.ADMIN}
         )
-
-
-def installed_extensions(storage: Storage) -> Sequence[Extension]:
-    """What this installation speaks beside LFS."""
-    if importlib.util.find_spec(_XET) is None:
-        return []
-    return [importlib.import_module(_XET).XetExtension(storage)]
 
 
 def _config(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from hubstate_registry.storage import Storage
+from hubstate_registry.storage import Storage, xet
 from hubstate_registry.storage.database import Connection
 from hubstate_registry.storage.schema import blobs, commits, holdings, references, repositories
 from hubstate_registry.storage.trees import Tree
@@ -50,6 +50,8 @@ def collect(storage: Storage, *, grace: float, dry_run: bool = False) -> Report:
         return report
     while _in_transaction(storage, dry_run, lambda c: _free(storage, c, before, report)):
         pass
+    with storage.database.write() as connection:
+        report.bytes += xet.sweep(connection, xet.XorbFolder(storage.root), older=grace)
     report.uploads = storage.files.sweep(older=grace)
     report.orphans = _remove_orphans(storage, before)
     return report
@@ -112,9 +114,7 @@ def _ancestry(heads: list[str], parents: dict[str, tuple[str | None, float]]) ->
 
 def _unheld(before: float) -> sa.Select[tuple[str, int]]:
     nobody = ~sa.exists().where(holdings.c.sha256 == blobs.c.sha256)
-    return sa.select(blobs.c.sha256, blobs.c.size).where(
-        nobody, blobs.c.created < before, blobs.c.stored == "file", blobs.c.xet.is_(None)
-    )
+    return sa.select(blobs.c.sha256, blobs.c.size).where(nobody, blobs.c.created < before)
 
 
 def _count_unheld(storage: Storage, before: float, report: Report) -> None:

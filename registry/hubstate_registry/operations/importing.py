@@ -43,7 +43,7 @@ __all__ = ["Report", "import_folder"]
 
 _ACTOR = Actor(user="import-folder")
 _MOVE = re.compile(r"\d{8}\Z")
-_QUOTED = re.compile(r"%([0-9a-f]{2,6})")
+_QUOTED = re.compile(r"%([0-9a-f]{2})")
 
 
 @dataclass(slots=True, kw_only=True)
