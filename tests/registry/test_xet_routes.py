@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, select, update
 from xet_serving import Serving, serving
 
-from hubstate_registry.storage import Storage, xet
+from hubstate_registry.storage import xet
 from hubstate_registry.storage.schema import holdings, metadata, tokens
-from hubstate_registry.xet import chunks, shard
+from hubstate_registry.storage.xet_schema import xet_files, xorbs
+from hubstate_registry.xet import chunks, shard, upkeep
 from hubstate_registry.xet.hashes import (
     ZERO,
     format_hash,
@@ -166,7 +167,7 @@ def test_a_false_shard_is_refused_and_nothing_is_held(server: Serving) -> None:
         assert (answer.status_code, problem in answer.text) == (400, True), answer.text
     with server.storage.database.read() as connection:
         assert connection.execute(select(holdings)).all() == []
-        assert connection.execute(select(xet.xet_files)).all() == []
+        assert connection.execute(select(xet_files)).all() == []
     assert ada.register(good, xorbs=[xorb]).status_code == 200
     assert ada.register(good).status_code == 200  # again is no error
     for file, end in ((good, '{"type": "result"}'), (missing, '"retryable": false}')):
@@ -349,26 +350,62 @@ def commit(server: Serving, user: str, repo: str, sha256: str, *, size: int) -> 
     assert done.status_code == 200, done.text
 
 
-def test_only_xorbs_that_nothing_needs_are_swept(server: Serving) -> None:
+def test_only_what_nothing_needs_is_collected(server: Serving) -> None:
     ada = enter(server, "ada", "ada/open")
-    kept, _ = ada.publish(SECRET)
+    kept, file = ada.publish(SECRET)
     loose = ada.upload(MORE)
-    folder = xet.XorbFolder(server.storage.root)
-    assert sweep(server.storage, folder, older=3600) == 0  # an upload is under way
-    assert sweep(server.storage, folder, older=-1) == loose.stored
+    nothing = upkeep.Freed(files=0, xorbs=0, bytes=0, orphans=0)
+    assert upkeep.collect(server.storage, grace=3600) == nothing  # an upload is under way
+    would = upkeep.collect(server.storage, grace=-1, dry_run=True)
+    assert (
+        upkeep.collect(server.storage, grace=-1)
+        == would
+        == replace(nothing, xorbs=1, bytes=loose.stored)
+    )
     assert files_below(server) == [format_hash(kept.hash)]
     assert ada.register(describe((loose, range(1)))).status_code == 400
     with server.storage.database.write() as connection:
         connection.execute(delete(holdings))
-        connection.execute(xet.xet_files.delete())
-    assert sweep(server.storage, folder, older=-1) == kept.stored
+    freed = upkeep.collect(server.storage, grace=-1)
+    assert freed == replace(nothing, files=1, xorbs=1, bytes=kept.stored)
     assert files_below(server) == []
+    path = f"/v1/reconstructions/{format_hash(file.hash)}"
+    assert ada.send("GET", path).status_code == 404
     ada.publish(SECRET)  # and it can come again
+    assert list(upkeep.check(server.storage)) == []
 
 
-def sweep(storage: Storage, folder: xet.XorbFolder, *, older: float) -> int:
-    with storage.database.write() as connection:
-        return xet.sweep(connection, folder, older=older)
+def test_what_an_answer_has_named_outlives_the_upload_that_builds_on_it(server: Serving) -> None:
+    ada = enter(server, "ada", "ada/open")
+    xorb, _ = ada.publish(SECRET)
+    with server.storage.database.write() as connection:
+        connection.execute(update(xorbs).values(touched=time.time() - 100_000))
+    eve = enter(server, "eve", "eve/open")
+    asked = eve.send("GET", f"/v1/chunks/default/{format_hash(xorb.chunks[0].hash)}")
+    assert asked.status_code == 200
+    with server.storage.database.write() as connection:
+        connection.execute(delete(holdings))
+    assert upkeep.collect(server.storage, grace=86_400).xorbs == 0
+
+
+def test_damage_is_found(server: Serving) -> None:
+    ada = enter(server, "ada", "ada/open")
+    found = [ada.publish(content)[0].hash for content in (SECRET, SHARED, MORE)]
+    paths = [xet.XorbFolder(server.storage.root).path(hash) for hash in found]
+    paths[0].unlink()
+    paths[1].write_bytes(paths[1].read_bytes()[:-1])
+    paths[2].write_bytes(paths[2].read_bytes()[:-1] + b"?")
+    with server.storage.database.write() as connection:
+        connection.execute(update(xet_files).values(size=xet_files.c.size + 1))
+    problems = "\n".join(upkeep.check(server.storage))
+    for hash, problem in zip(found, ("missing", "expected", "damaged"), strict=True):
+        assert f"xorb {format_hash(hash)}: {problem}" in problems
+    assert problems.count("its terms have") == 3
+    assert "damaged" not in "\n".join(upkeep.check(server.storage, hash_bytes=False))
+    stray = paths[0].with_name("0" * 64)
+    stray.write_bytes(b"left by a kill")
+    assert upkeep.collect(server.storage, grace=-1).orphans == 1
+    assert not stray.exists()
 
 
 def test_a_xorb_lost_from_the_disk_is_healed_by_the_next_upload(server: Serving) -> None:

@@ -27,7 +27,14 @@ import sqlalchemy as sa
 from hubstate_registry.storage import blobs
 from hubstate_registry.storage.blobs import sync_folder
 from hubstate_registry.storage.database import Connection
-from hubstate_registry.storage.schema import holdings, metadata, repositories
+from hubstate_registry.storage.schema import holdings, repositories
+from hubstate_registry.storage.xet_schema import (
+    xet_files,
+    xet_terms,
+    xorb_chunks,
+    xorb_uploads,
+    xorbs,
+)
 from hubstate_registry.xet.hashes import Hash, format_hash, is_eligible
 from hubstate_registry.xet.shard import ShardFile, Term
 from hubstate_registry.xet.xorb import INDEX_ENTRY, Xorb
@@ -38,66 +45,17 @@ __all__ = [
     "add_file",
     "add_xorb",
     "find_file",
+    "find_old",
     "find_related",
     "find_runs",
     "find_terms",
+    "keep",
     "load_xorbs",
     "sweep",
 ]
 
 _MOST_FILES, _MOST_XORBS = 8, 128  # in one answer about a chunk
 _BATCH = 500
-
-xorbs = sa.Table(
-    "xorbs",
-    metadata,
-    sa.Column("hash", sa.LargeBinary, primary_key=True),
-    sa.Column("stored", sa.BigInteger, nullable=False),  # bytes on disk
-    sa.Column("chunks", sa.LargeBinary, nullable=False),  # see hubstate_registry.xet.xorb
-    sa.Column("touched", sa.Float, nullable=False),  # when somebody last brought it
-)
-
-xorb_uploads = sa.Table(
-    "xorb_uploads",
-    metadata,
-    sa.Column("xorb", sa.ForeignKey(xorbs.c.hash, ondelete="CASCADE"), primary_key=True),
-    sa.Column("user", sa.Text, primary_key=True),
-)
-
-xorb_chunks = sa.Table(
-    "xorb_chunks",
-    metadata,
-    sa.Column("chunk", sa.LargeBinary, primary_key=True),
-    sa.Column(
-        "xorb", sa.ForeignKey(xorbs.c.hash, ondelete="CASCADE"), primary_key=True, index=True
-    ),
-    sa.Column("position", sa.Integer, primary_key=True),
-)
-
-xet_files = sa.Table(
-    "xet_files",
-    metadata,
-    sa.Column("hash", sa.LargeBinary, primary_key=True),
-    sa.Column(
-        "sha256",
-        sa.ForeignKey("blobs.sha256", ondelete="CASCADE"),
-        nullable=False,
-        index=True,
-    ),
-    sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-)
-
-xet_terms = sa.Table(
-    "xet_terms",
-    metadata,
-    sa.Column("file", sa.ForeignKey(xet_files.c.hash, ondelete="CASCADE"), primary_key=True),
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("xorb", sa.ForeignKey(xorbs.c.hash), nullable=False, index=True),
-    sa.Column("start", sa.Integer, nullable=False),
-    sa.Column("stop", sa.Integer, nullable=False),
-    sa.Column("size", sa.BigInteger, nullable=False),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,8 +210,26 @@ def find_related(connection: Connection, chunk: Hash, *, reader: Reader) -> list
     return list(found)[:_MOST_XORBS]
 
 
-def sweep(connection: Connection, folder: XorbFolder, *, older: float) -> int:
-    """Remove xorbs that no file needs and nobody brought for ``older`` seconds; the bytes freed.
+def find_old(connection: Connection, hashes: Iterable[Hash], *, older: float) -> list[Hash]:
+    """Those of these xorbs that were last touched ``older`` seconds ago."""
+    wanted, found, before = list(hashes), list[Hash](), time.time() - older
+    for at in range(0, len(wanted), _BATCH):
+        batch = xorbs.c.hash.in_(wanted[at : at + _BATCH]) & (xorbs.c.touched < before)
+        found += connection.execute(sa.select(xorbs.c.hash).where(batch)).scalars()
+    return found
+
+
+def keep(connection: Connection, hashes: Sequence[Hash]) -> None:
+    """Let the grace of xorbs begin anew."""
+    for at in range(0, len(hashes), _BATCH):
+        batch = xorbs.c.hash.in_(hashes[at : at + _BATCH])
+        connection.execute(sa.update(xorbs).where(batch).values(touched=time.time()))
+
+
+def sweep(
+    connection: Connection, folder: XorbFolder, *, older: float, limit: int = _BATCH
+) -> list[int]:
+    """Remove xorbs that no file needs and nobody touched for ``older`` seconds; their sizes.
 
     Call it in a transaction that writes: then nothing can come to need them meanwhile.
     """
@@ -261,11 +237,11 @@ def sweep(connection: Connection, folder: XorbFolder, *, older: float) -> int:
     stale = sa.select(xorbs.c.hash, xorbs.c.stored).where(
         sa.not_(used), xorbs.c.touched < time.time() - older
     )
-    freed = 0
-    for hash, stored in connection.execute(stale).all():
+    freed = []
+    for hash, stored in connection.execute(stale.limit(limit)).all():
         connection.execute(sa.delete(xorbs).where(xorbs.c.hash == hash))
         folder.path(hash).unlink(missing_ok=True)
-        freed += stored
+        freed.append(stored)
     return freed
 
 

@@ -128,8 +128,12 @@ class Xet:
             related = tables.find_related(connection, chunk, reader=grant.reader)
             runs = tables.find_runs(connection, related, reader=grant.reader)
             known = tables.load_xorbs(connection, runs)
+            old = tables.find_old(connection, runs, older=_ANSWER_SECONDS)
         if not any(chunk == known[x].chunks[at].hash for x in runs for r in runs[x] for at in r):
             return None
+        if old:  # what is named now must outlive the upload that builds on it
+            with self.storage.database.write() as connection:
+                tables.keep(connection, old)
         described = [shard.describe_xorb(known[xorb], visible=runs[xorb]) for xorb in sorted(runs)]
         now = int(time.time())
         told = Shard(files=(), xorbs=tuple(described))
