@@ -132,6 +132,30 @@ def test_a_loaded_slice_survives_the_filling_of_its_neighbour() -> None:
     assert model.get_parameter("b").tolist() == [2, 2, 2, 2]
 
 
+def test_slices_of_one_memory_are_all_filled() -> None:
+    model, skipped = built(Slices)
+    skipped.finish(model)
+    assert model.get_parameter("a").tolist() == [1, 1]
+    assert model.get_parameter("b").tolist() == [2, 2, 2, 2]
+
+
+def test_a_parameter_in_a_list_is_seen() -> None:
+    with skip_init():
+        parts: list[Tensor] = [nn.Parameter(torch.empty(2)) for _ in range(2)]
+        for part in parts:
+            nn.init.ones_(part)
+        assert torch.cat(parts).tolist() == [1, 1, 1, 1]
+
+
+def test_a_value_that_is_a_tensor_is_read_at_once() -> None:
+    value = torch.tensor(3.0)
+    with skip_init() as skipped, torch.no_grad():
+        weight = nn.Parameter(torch.empty(2)).fill_(value)
+        value.add_(1)
+    skipped.finish(nn.ParameterList([weight]))
+    assert weight.tolist() == [3, 3]
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -245,7 +269,7 @@ STEPS: dict[str, Callable[[Tensor, Tensor], object]] = {
 @given(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.booleans()), max_size=12))
 def test_any_sequence_of_fillings_ends_the_same(steps: list[tuple[str, bool]]) -> None:
     def make() -> nn.Module:
-        model = nn.ParameterList([torch.zeros(4), torch.arange(4.0)])
+        model = nn.ParameterList([torch.full((4,), 3.0), torch.arange(1.0, 5.0)])
         with torch.no_grad():
             for name, first in steps:
                 STEPS[name](*(tuple(model) if first else tuple(model)[::-1]))

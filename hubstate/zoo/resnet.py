@@ -31,8 +31,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from hubstate.strictjson import Json
-from hubstate.zoo.builders import Builder, register_model
+from hubstate.zoo.builders import register_model
+from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
     "Plan",
@@ -138,14 +138,19 @@ class ResNet(nn.Module):
 
     >>> import torch
     >>> plan = Plan(block=BasicBlock, blocks=(1, 1, 1, 1), width=8, stem="small")
-    >>> model = ResNet(plan, num_classes=10, in_chans=1, zero_init_residual=False).eval()
+    >>> model = ResNet(plan, num_classes=10, in_chans=1).eval()
     >>> images = torch.zeros(2, 1, 8, 8)
     >>> model.forward_features(images).shape, model(images).shape
     (torch.Size([2, 64, 1, 1]), torch.Size([2, 10]))
     """
 
     def __init__(
-        self, plan: Plan, *, num_classes: int, in_chans: int, zero_init_residual: bool
+        self,
+        plan: Plan,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         width, expansion = plan.width, plan.block.expansion
@@ -209,83 +214,75 @@ def _initialise(model: ResNet, *, zero_init_residual: bool) -> None:
             nn.init.zeros_(module.last_norm.weight)
 
 
-# What torchvision's published weights expect of their images.
-_IMAGENET: dict[str, Json] = {
-    "input_size": [3, 224, 224],
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
-    "interpolation": "bilinear",
-    "resize": 256,
-}
-
-
-def _variant(name: str, plan: Plan, *, about: str) -> Builder[ResNet]:
-    """The builder of a network for photographs: a name, a plan and a docstring."""
-
-    def make(
-        *, num_classes: int = 1000, in_chans: int = 3, zero_init_residual: bool = False
-    ) -> ResNet:
-        return ResNet(
-            plan,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            zero_init_residual=zero_init_residual,
-        )
-
-    make.__name__ = make.__qualname__ = name
-    make.__doc__ = about
-    return register_model(preprocessing=_IMAGENET)(make)
-
-
-resnet18 = _variant(
-    "resnet18",
+resnet18 = variant(
+    ResNet,
     Plan(block=BasicBlock, blocks=(2, 2, 2, 2)),
+    name="resnet18",
     about="ResNet-18 (He et al. 2015, table 1): 11.7 M parameters.",
+    preprocessing=photographs(),
 )
-resnet34 = _variant(
-    "resnet34",
+resnet34 = variant(
+    ResNet,
     Plan(block=BasicBlock, blocks=(3, 4, 6, 3)),
+    name="resnet34",
     about="ResNet-34 (He et al. 2015, table 1): 21.8 M parameters.",
+    preprocessing=photographs(),
 )
-resnet50 = _variant(
-    "resnet50",
+resnet50 = variant(
+    ResNet,
     Plan(block=Bottleneck, blocks=(3, 4, 6, 3)),
+    name="resnet50",
     about="ResNet-50 (He et al. 2015, table 1): 25.6 M parameters.",
+    preprocessing=photographs(),
 )
-resnet101 = _variant(
-    "resnet101",
+resnet101 = variant(
+    ResNet,
     Plan(block=Bottleneck, blocks=(3, 4, 23, 3)),
+    name="resnet101",
     about="ResNet-101 (He et al. 2015, table 1): 44.5 M parameters.",
+    preprocessing=photographs(),
 )
-resnet152 = _variant(
-    "resnet152",
+resnet152 = variant(
+    ResNet,
     Plan(block=Bottleneck, blocks=(3, 8, 36, 3)),
+    name="resnet152",
     about="ResNet-152 (He et al. 2015, table 1): 60.2 M parameters.",
+    preprocessing=photographs(),
 )
-wide_resnet50_2 = _variant(
-    "wide_resnet50_2",
+wide_resnet50_2 = variant(
+    ResNet,
     Plan(block=Bottleneck, blocks=(3, 4, 6, 3), group_width=128),
+    name="wide_resnet50_2",
     about="ResNet-50, twice as wide inside (Zagoruyko, Komodakis 2016): 68.9 M parameters.",
+    preprocessing=photographs(),
 )
-wide_resnet101_2 = _variant(
-    "wide_resnet101_2",
+wide_resnet101_2 = variant(
+    ResNet,
     Plan(block=Bottleneck, blocks=(3, 4, 23, 3), group_width=128),
+    name="wide_resnet101_2",
     about="ResNet-101, twice as wide inside (Zagoruyko, Komodakis 2016): 126.9 M.",
+    preprocessing=photographs(),
 )
-resnext50_32x4d = _variant(
-    "resnext50_32x4d",
+resnext50_32x4d = variant(
+    ResNet,
     Plan(block=Bottleneck, blocks=(3, 4, 6, 3), groups=32, group_width=4),
+    name="resnext50_32x4d",
     about="ResNeXt-50, 32 groups of 4 channels (Xie et al. 2017): 25.0 M parameters.",
+    preprocessing=photographs(),
 )
-resnext101_32x8d = _variant(
-    "resnext101_32x8d",
+resnext101_32x8d = variant(
+    ResNet,
     Plan(block=Bottleneck, blocks=(3, 4, 23, 3), groups=32, group_width=8),
+    name="resnext101_32x8d",
     about="ResNeXt-101, 32 groups of 8 channels (Xie et al. 2017): 88.8 M parameters.",
+    preprocessing=photographs(),
 )
-resnext101_64x4d = _variant(
-    "resnext101_64x4d",
+resnext101_64x4d = variant(
+    ResNet,
     Plan(block=Bottleneck, blocks=(3, 4, 23, 3), groups=64, group_width=4),
+    name="resnext101_64x4d",
     about="ResNeXt-101, 64 groups of 4 channels (Xie et al. 2017): 83.5 M parameters.",
+    preprocessing=photographs(),
 )
 
 
