@@ -17,6 +17,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from hubstate.collector import collection_paused
 from hubstate.errors import StructureMismatch
 from hubstate.filters import Filter
 from hubstate.hub import Release, open_release
@@ -69,10 +70,17 @@ def load_pretrained(
     >>> print(load_pretrained(nn.Linear(3, 2), "org/tiny"))
     2 loaded
     """
-    release = open_release(reference, registry=registry)
-    return load_release(
-        model, release, filter=filter, strict=strict, rename=rename, prefault=prefault, copy=copy
-    )
+    with collection_paused():
+        release = open_release(reference, registry=registry)
+        return load_release(
+            model,
+            release,
+            filter=filter,
+            strict=strict,
+            rename=rename,
+            prefault=prefault,
+            copy=copy,
+        )
 
 
 def load_release(

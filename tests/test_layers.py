@@ -16,7 +16,7 @@ SERVER = Path(__file__).parents[1] / "registry" / "hubstate_registry"
 # From the ground up. Within a floor, a room may use the rooms written before it.
 WORDS = [
     *("errors", "digest", "strictjson", "records", "header", "filters", "naming", "report"),
-    *("manifest", "difference", "card", "reference", "settings"),
+    *("manifest", "difference", "card", "reference", "settings", "collector"),
 ]
 BYTES = ["progress", "blobs", "transport", "endpoints", "cache", "release", "hub"]
 TORCH = ["walk", "states", "loading", "weights", "checkpoint", "building", "probe"]

@@ -239,9 +239,10 @@ def _make_pretrained(
 ) -> nn.Module:
     # Imported here: a list of the builders needs neither torch nor anything that loads.
     from hubstate.building import skip_init
+    from hubstate.collector import collection_paused
     from hubstate.pretrained import load_pretrained
 
-    with skip_init() as skipped:
+    with collection_paused(), skip_init() as skipped:
         model = make()
     report = load_pretrained(model, source.reference, registry=source.registry, **options)
     skipped.finish(model, loaded=frozenset(report.loaded))
