@@ -19,6 +19,7 @@ from huggingface_hub import HfApi
 
 from hubstate_registry.app import Application, create
 from hubstate_registry.auth import Role
+from hubstate_registry.patience import PatientProtocol
 from hubstate_registry.settings import Limits, Settings
 from hubstate_registry.storage import Storage, accounts
 
@@ -95,7 +96,13 @@ def serving(root: Path, **options: Any) -> Iterator[Serving]:
     application = create(settings)
     tokens = _people(application.registry.storage)
     config = uvicorn.Config(
-        application, port=0, log_config=None, access_log=False, lifespan="on", http="h11"
+        application,
+        port=0,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        http=PatientProtocol,
+        h11_max_incomplete_event_size=limits.get("header_bytes", Limits().header_bytes),
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

@@ -19,6 +19,7 @@ from hubstate_registry.cards import InvalidCard, parse_card
 from hubstate_registry.errors import BadRequest
 from hubstate_registry.gitignore import Ignore
 from hubstate_registry.names import parse_branch, parse_path, parse_repo
+from hubstate_registry.patience import PatientProtocol
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 HEADER = '{"key":"header","value":{"summary":"s"}}\n'
@@ -112,6 +113,16 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
         head = b"POST /api/repos/create HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token
         answer = raw(served, head + b"\r\nContent-Length: 10\r\n\r\n{")
         assert answer.startswith(b"HTTP/1.1 408")
+
+
+def test_a_head_that_does_not_come_is_given_up(
+    served: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatientProtocol, "SECONDS", 0.3)
+    started = time.monotonic()
+    assert raw(served, b"GET /healthz HTTP/1.1\r\nHost: ") == b""
+    assert raw(served, b"") == b""
+    assert time.monotonic() - started < 5
 
 
 def test_compressed_bodies_are_refused(served: Serving) -> None:

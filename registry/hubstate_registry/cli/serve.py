@@ -20,6 +20,7 @@ from hubstate_registry.auth import Role
 from hubstate_registry.cli.folder import directory
 from hubstate_registry.context import Registry
 from hubstate_registry.observe import start_logging
+from hubstate_registry.patience import PatientProtocol
 from hubstate_registry.settings import Limits, Settings
 from hubstate_registry.storage import Storage, accounts
 from hubstate_registry.storage.schema import namespaces
@@ -128,7 +129,7 @@ def _config(
         application,
         host=options["host"],
         port=options["port"],
-        http="h11",  # its parser bounds the size of a request's head; httptools' does not
+        http=PatientProtocol,  # on h11, which bounds the size of a head; httptools does not
         h11_max_incomplete_event_size=settings.limits.header_bytes,
         limit_concurrency=settings.limits.connections,
         proxy_headers=bool(proxies),

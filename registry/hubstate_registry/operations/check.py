@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,8 +11,7 @@ from hubstate_registry.storage import Storage
 from hubstate_registry.storage.blobs import hash_file
 from hubstate_registry.storage.schema import blobs, commits, holdings, references, repositories
 from hubstate_registry.storage.trees import Tree
-from hubstate_registry.xet.errors import XetError
-from hubstate_registry.xet.service import Xet
+from hubstate_registry.xet import upkeep
 
 __all__ = ["Report", "check"]
 
@@ -44,8 +42,7 @@ def check(storage: Storage, *, hash_bytes: bool = True) -> Report:
     for sha256, row in known.items():
         if row.stored == "file":
             report.problems += _check_blob(storage, sha256, size=row.size, hash_bytes=hash_bytes)
-        elif hash_bytes:
-            report.problems += _check_xet(storage, sha256)
+    report.problems += upkeep.check(storage, hash_bytes=hash_bytes)
     report.orphans = sum(path.name not in known for path in storage.files.blobs.glob("??/*"))
     return report
 
@@ -90,16 +87,3 @@ def _check_blob(storage: Storage, sha256: str, *, size: int, hash_bytes: bool) -
         yield f"sha256:{sha256}: expected {size} bytes, found {path.stat().st_size}"
     elif hash_bytes and (found := hash_file(path)[0]) != sha256:
         yield f"sha256:{sha256}: damaged, its bytes hash to {found}"
-
-
-def _check_xet(storage: Storage, sha256: str) -> Iterator[str]:
-    """A file that came by Xet, put together from its chunks."""
-    hasher = hashlib.sha256()
-    try:
-        for piece in Xet(storage).read(sha256):
-            hasher.update(piece)
-    except (XetError, OSError) as error:
-        yield f"sha256:{sha256}: {error}"
-        return
-    if hasher.hexdigest() != sha256:
-        yield f"sha256:{sha256}: damaged, its chunks hash to {hasher.hexdigest()}"

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from hubstate_registry.storage import Storage, xet
+from hubstate_registry.storage import Storage
 from hubstate_registry.storage.database import Connection
 from hubstate_registry.storage.schema import blobs, commits, holdings, references, repositories
 from hubstate_registry.storage.trees import Tree
+from hubstate_registry.xet import upkeep
 
 __all__ = ["Report", "collect"]
 
@@ -50,10 +51,11 @@ def collect(storage: Storage, *, grace: float, dry_run: bool = False) -> Report:
         return report
     while _in_transaction(storage, dry_run, lambda c: _free(storage, c, before, report)):
         pass
-    with storage.database.write() as connection:
-        report.bytes += xet.sweep(connection, xet.XorbFolder(storage.root), older=grace)
+    freed = upkeep.collect(storage, grace=grace)
+    report.blobs += freed.files
+    report.bytes += freed.bytes
     report.uploads = storage.files.sweep(older=grace)
-    report.orphans = _remove_orphans(storage, before)
+    report.orphans = freed.orphans + _remove_orphans(storage, before)
     return report
 
 
@@ -113,14 +115,19 @@ def _ancestry(heads: list[str], parents: dict[str, tuple[str | None, float]]) ->
 
 
 def _unheld(before: float) -> sa.Select[tuple[str, int]]:
+    """Blobs that came by LFS or in a commit; those of Xet have their own collection."""
     nobody = ~sa.exists().where(holdings.c.sha256 == blobs.c.sha256)
-    return sa.select(blobs.c.sha256, blobs.c.size).where(nobody, blobs.c.created < before)
+    return sa.select(blobs.c.sha256, blobs.c.size).where(
+        nobody, blobs.c.created < before, blobs.c.xet.is_(None)
+    )
 
 
 def _count_unheld(storage: Storage, before: float, report: Report) -> None:
     with storage.database.read() as connection:
         rows = connection.execute(_unheld(before)).all()
-    report.blobs, report.bytes = len(rows), sum(row.size for row in rows)
+    freed = upkeep.collect(storage, grace=time.time() - before, dry_run=True)
+    report.blobs = len(rows) + freed.files
+    report.bytes = sum(row.size for row in rows) + freed.bytes
 
 
 def _free(storage: Storage, connection: Connection, before: float, report: Report) -> bool:
