@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hubstate.probe import check_probe, make_probe, probe_input
+from hubstate.zoo import resnet50
 
 
 def network() -> nn.Sequential:
@@ -139,3 +141,18 @@ def test_a_model_without_tensor_output_has_no_probe() -> None:
 
     with pytest.raises(ValueError, match="nothing to probe"):
         make_probe(Silent(), (1,))
+
+
+def test_rounding_is_far_inside_the_tolerance_of_a_deep_network() -> None:
+    torch.manual_seed(0)
+    model = resnet50(num_classes=10).train()
+    with torch.no_grad():
+        for _ in range(2):  # so that the running statistics are those of some data
+            model(torch.rand(8, 3, 64, 64))
+    probe = make_probe(model, (2, 3, 64, 64))
+    exact = copy.deepcopy(model).double().eval()
+    with torch.no_grad():
+        answer = exact(probe_input(probe.seed, probe.shape).double()).flatten()
+    recorded = torch.tensor(probe.outputs[0].values, dtype=torch.float64)
+    error = (recorded - answer).abs() / (probe.atol + probe.rtol * answer.abs())
+    assert float(error.max()) < 0.1, "any machine's rounding, even ten times worse, still passes"

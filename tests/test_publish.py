@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from huggingface_hub import ModelCard
 from torch import nn
 from toys import Tied, drifting, fickle, toy
 
@@ -69,12 +69,13 @@ def test_a_release_holds_weights_manifest_config_and_card() -> None:
 
 def test_the_cards_front_matter_is_yaml_with_licence_and_metrics() -> None:
     push(trained(), metrics={"accuracy": 0.5}, description='A toy: "quoted"\n---\nnot: yaml')
-    card = hubstate.fetch(NAME).path("README.md").read_text()
-    front = yaml.safe_load(card.split("---\n")[1])
-    assert front["license"] == "apache-2.0"
-    assert front["library_name"] == "hubstate"
-    (metric,) = front["model-index"][0]["results"][0]["metrics"]
-    assert metric == {"type": "accuracy", "value": 0.5}
+    card = ModelCard(hubstate.fetch(NAME).path("README.md").read_text())
+    assert card.data.license == "apache-2.0"
+    assert card.data.library_name == "hubstate"
+    assert card.data.model_name == NAME
+    assert card.data.eval_results is not None
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", 0.5)
 
 
 def test_the_very_same_publish_again_does_nothing() -> None:
