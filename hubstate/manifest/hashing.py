@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import FileIO
 from pathlib import Path
 
-from hubstate.digest import Digest, hash_file
+from hubstate.digest import Digest, hash_file, hash_ranges
 from hubstate.header import HeaderTensor, read_header
 from hubstate.manifest.files import FileRecord, TensorRecord, chunks
 
 __all__ = ["hash_plain", "hash_weights", "verify_file"]
 
 Progress = Callable[[int], object]
-_BLOCK = 1 << 19  # bytes; as fast as any size, and it stays in the cache of its core
 
 
 def hash_plain(
@@ -55,7 +52,7 @@ def hash_weights(
         ranges += chunks(tensor.start, tensor.stop)
     with ThreadPoolExecutor(1) as pool:
         whole = pool.submit(hash_file, path, progress=progress)
-        digests = iter(_hash_ranges(path, ranges, threads=_cores() - 1, progress=progress))
+        digests = iter(hash_ranges(path, ranges, threads=_cores() - 1, progress=progress))
         return FileRecord(
             path=name or path.name,
             size=header.stop,
@@ -109,7 +106,7 @@ def _tiled(record: FileRecord) -> bool:
 def _differing(path: Path, record: FileRecord, size: int, progress: Progress | None) -> list[str]:
     parts = list(_parts(record))
     ranges = [bounds for _, bounds, _ in parts]
-    found = _hash_ranges(path, ranges, threads=_cores(), progress=progress)
+    found = hash_ranges(path, ranges, threads=_cores(), progress=progress)
     return [
         f"{record.path}: {name}: bytes {start:,}–{stop:,} "
         + (f"are cut off, the file ends at {size:,}" if stop > size else "differ")
@@ -127,42 +124,3 @@ def _parts(record: FileRecord) -> Iterator[tuple[str, tuple[int, int], Digest | 
 
 def _cores() -> int:
     return os.cpu_count() or 1
-
-
-def _hash_ranges(
-    path: Path, ranges: Sequence[tuple[int, int]], *, threads: int, progress: Progress | None
-) -> list[Digest]:
-    """The digest of each range, as far as the file goes.
-
-    Each thread fills one block of memory again and again: reading into fresh memory costs a
-    quarter of the time that hashing does. They take ranges from one iterator, which the
-    interpreter's lock guards, since handing each over costs more than hashing a small tensor.
-    """
-    digests: dict[int, Digest] = {}
-    waiting = iter(enumerate(ranges))
-
-    def work() -> None:
-        block = memoryview(bytearray(_BLOCK))
-        with path.open("rb", buffering=0) as file:
-            for index, bounds in waiting:
-                digests[index] = _hash_range(file, bounds, block, progress)
-
-    count = max(1, min(threads, len(ranges)))
-    with ThreadPoolExecutor(count) as pool:
-        for done in [pool.submit(work) for _ in range(count)]:
-            done.result()
-    return [digests[index] for index in range(len(ranges))]
-
-
-def _hash_range(
-    file: FileIO, bounds: tuple[int, int], block: memoryview, progress: Progress | None
-) -> Digest:
-    position, stop = bounds
-    hasher = hashlib.sha256()
-    file.seek(position)
-    while position < stop and (count := file.readinto(block[: stop - position])):
-        hasher.update(block[:count])
-        position += count
-        if progress:
-            progress(count)
-    return Digest(hasher.hexdigest())
