@@ -315,6 +315,8 @@ def test_a_range_of_a_file_is_planned_and_refused_past_its_end(server: Serving) 
     assert plan["offset_into_first_range"] == 5
     assert plan["terms"][0]["range"] == {"start": 1, "end": 2}
     assert plan["fetch_info"][format_hash(xorb.hash)][0]["url_range"]["end"] == xorb.stored - 1
+    for old in ("/reconstructions/", "/reconstruction/"):
+        assert ada.send("GET", old + format_hash(file.hash)).json()["fetch_info"]
     for text in (f"bytes={file.size}-{file.size}", "bytes=5-4", "bytes=-5", "lines=1-2"):
         assert ada.send("GET", path, headers={"Range": text}).status_code == 416, text
 

@@ -10,6 +10,7 @@
     POST  /xet/v1/shards                         the same, for older clients
     GET   /xet/v1/reconstructions/{hash}         how to put a file, or a range of it, together
     GET   /xet/v2/reconstructions/{hash}
+    GET   /xet/reconstruction[s]/{hash}          version 1, as hf-xet before 1.3 asks for it
     GET   /xet/fetch/{claim}                     bytes of a xorb; the address is its own permit
 
 Not served, and clients go on without: ``/v1/xorb-grants`` (uploads straight to an object store)
@@ -87,6 +88,8 @@ class XetExtension:
             _open("POST", "/xet/v1/shards", partial(self._upload_shard, version=1)),
             _open("POST", "/xet/v2/shards", partial(self._upload_shard, version=2)),
             _open("GET", "/xet/v1/reconstructions/{hash}", plans[0]),
+            _open("GET", "/xet/reconstructions/{hash}", plans[0]),
+            _open("GET", "/xet/reconstruction/{hash}", plans[0]),
             _open("GET", "/xet/v2/reconstructions/{hash}", plans[1]),
             _open("GET", "/xet/fetch/{claim}", self._fetch),
         ]
