@@ -57,6 +57,8 @@ def decode(value: Json) -> object:
     >>> decode({"size": {"$tuple": [3, 3]}, "bound": {"$float": "-inf"}})
     {'size': (3, 3), 'bound': -inf}
     """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
     if isinstance(value, list | tuple):
         return [decode(item) for item in value]
     if not isinstance(value, Mapping):

@@ -155,7 +155,7 @@ def _agree(a: Move, b: Move) -> bool:
     if a.given is b.given:
         return True
     dtype = a.target.dtype
-    return same_bits(_values(a).detach().to(dtype), _values(b).detach().to(dtype))
+    return same_bits(_values(a).to("cpu", dtype), _values(b).to("cpu", dtype))
 
 
 def _values(move: Move) -> Tensor:

@@ -12,7 +12,7 @@ from hubstate.filters import Filter
 from hubstate.loading.matching import Matcher
 from hubstate.loading.plan import Extra, Plan, show
 from hubstate.loading.selection import BEARING, Selection, children_of, leaf_of, parents_of
-from hubstate.loading.source import Given, Source
+from hubstate.loading.source import Given, Source, refuse_scalar
 from hubstate.naming import Rules, find_naming
 from hubstate.records import same
 from hubstate.report import LoadReport
@@ -42,7 +42,11 @@ def make_plan(
         strict: a tensor on one side only is a difference.
         rename: regular expression to replacement, for the source's names.
         fresh: the model's tensors are to be replaced, so that they may be on the meta device.
+
+    Raises:
+        TypeError: ``dst`` is neither a module nor a container.
     """
+    refuse_scalar(dst)
     found = rows(dst, records=bool(source.records) or filter is not None)
     modules = {path for path, kind, _, _ in found if kind == "module"}
     source, issues = _translate(source, rename, modules, strict)
@@ -221,7 +225,7 @@ class _Planner:
             missing=tuple(self.missing),
             unexpected=tuple(self.unexpected),
             cast=matcher.cast,
-            drift=dict(self.drift()) if self.source.records else {},
+            drift=dict(self.drift()) if self.source.records and not self.issues else {},
         )
         return Plan(
             moves=tuple(matcher.moves),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ from hubstate.walk import EXTRA, Row, as_tensor, extra_of, rows
 from hubstate.walk.plain import EXACT, fields_of
 from hubstate.walk.traits import Why
 
-__all__ = ["Given", "Promise", "Source", "read_entries", "read_tree", "was_module"]
+__all__ = ["Given", "Promise", "Source", "read_entries", "read_tree", "refuse_scalar", "was_module"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes three times as long, for each tensor of a model
 class Promise:
     """A tensor that is only announced: what a plan can be made with before any byte is here."""
 
@@ -27,12 +27,14 @@ class Promise:
     """Its name in the source, before any renaming."""
     shape: tuple[int, ...]
     dtype: torch.dtype
-    tied_to: str | None = None
-    is_meta: bool = False
-    layout: torch.layout = torch.strided
+    tied_to: str | None
+    is_meta: ClassVar = False
+    layout: ClassVar = torch.strided
 
 
 Given: TypeAlias = Tensor | Promise
+
+_EXTRA = f".{EXTRA}"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,14 +72,19 @@ def read_tree(x: Any) -> Source:
         TypeError: anything else.
         ValueError: a tree that contains itself, or keys that become equal as text.
     """
-    if not isinstance(x, nn.Module | Tensor) and fields_of(x, "") is None:
-        raise TypeError(f"expected a module, a state or a dict of tensors, found {x!r:.200}")
+    refuse_scalar(x)
     source = Source()
     for row in rows(x, records=True):
         _take(row, source)
     opaque = (value == () for value in source.records.values())
     source.structured = any(source.children.values()) or any(opaque)
     return source
+
+
+def refuse_scalar(x: Any) -> None:
+    """Raise a TypeError for what is no tree at all, such as a path."""
+    if not isinstance(x, nn.Module | Tensor) and fields_of(x, "") is None:
+        raise TypeError(f"expected a module, a state or a dict of tensors, found {x!r:.200}")
 
 
 def _take(row: Row, source: Source) -> None:
@@ -130,8 +137,8 @@ def _promise(entry: Entry, shape: tuple[int, ...], source: Source) -> None:
     if not isinstance(dtype, torch.dtype):
         source.refused[entry.path] = ("dtype", f"torch has no {entry.dtype}")
         return
-    promise = Promise(name=entry.path, shape=shape, dtype=dtype, tied_to=entry.tied_to)
-    is_extra = entry.kind == "extra" or entry.path.rpartition(".")[2] == EXTRA
+    promise = Promise(entry.path, shape, dtype, entry.tied_to)
+    is_extra = entry.kind == "extra" or f".{entry.path}".endswith(_EXTRA)
     (source.extras if is_extra else source.tensors)[entry.path] = promise
 
 
