@@ -8,6 +8,7 @@ Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UC
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 LABELS = tuple(str(digit) for digit in range(10))
 MEAN, STD = 4.88 / 16, 6.02 / 16  # of the training images, in units of full ink
-PREPROCESSING = {
+PREPROCESSING: dict[str, Any] = {
     "input_size": [1, 8, 8],
     "mean": [MEAN],
     "std": [STD],
@@ -74,7 +75,7 @@ def train(
             images = _shifted(part.images[picked], generator)
             loss = functional.cross_entropy(model(images), part.labels[picked])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         bar.set_postfix(loss=f"{loss.item():.3f}")
