@@ -120,6 +120,21 @@ def test_lfs_and_xet_read_each_other(server: Serving, tmp_path: Path) -> None:
     assert server.run(ranged) == sha256(content[1_234_567:1_934_567])
 
 
+def test_a_branch_with_a_slash_takes_uploads(server: Serving, tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(make_blocks(7)[:500_000])
+    upload = """
+    api.create_repo("ada/branches")
+    api.create_branch("ada/branches", branch="dev/x")
+    to = dict(path_in_repo="model.bin", repo_id="ada/branches", revision="dev/x")
+    api.upload_file(path_or_fileobj=sys.argv[1], **to)
+    path = hub.hf_hub_download("ada/branches", "model.bin", revision="dev/x")
+    print(json.dumps(hashlib.sha256(Path(path).read_bytes()).hexdigest()))
+    """
+    assert server.run(upload, file) == sha256(file.read_bytes())
+    assert server.counts.sent > 0
+
+
 def test_a_repository_made_anew_takes_what_the_client_remembers(
     server: Serving, tmp_path: Path
 ) -> None:

@@ -294,6 +294,11 @@ def test_a_shared_chunk_does_not_open_its_neighbours(server: Serving) -> None:
     assert requests.get(fetch["url"], timeout=30).status_code == 403
     forged = requests.get(fetch["url"][:-1] + "_", headers={"Range": "bytes=0-1"}, timeout=30)
     assert forged.status_code == 403
+    claims = {"xorb": format_hash(xorb.hash), "start": 0, "stop": 10}
+    late = server.storage.signer.sign("xet-fetch", claims, seconds=-1)
+    assert (
+        call(server, "GET", f"/xet/fetch/{late}", headers={"Range": "bytes=0-1"}).status_code == 403
+    )
 
 
 def test_an_answer_names_the_whole_files_xorbs(server: Serving) -> None:

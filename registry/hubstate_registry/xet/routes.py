@@ -81,8 +81,8 @@ class XetExtension:
         plans = [partial(self._reconstruct, version=version) for version in (1, 2)]
         models = "/api/models/{repo}"
         return [
-            Rule(method="GET", pattern=models + "/xet-write-token/{revision}", handler=write),
-            Rule(method="GET", pattern=models + "/xet-read-token/{revision}", handler=read),
+            Rule(method="GET", pattern=models + "/xet-write-token/{path}", handler=write),
+            Rule(method="GET", pattern=models + "/xet-read-token/{path}", handler=read),
             _open("GET", "/xet/v1/chunks/{prefix}/{hash}", self._dedup),
             _open("POST", "/xet/v1/xorbs/{prefix}/{hash}", self._upload_xorb),
             _open("POST", "/xet/v1/shards", partial(self._upload_shard, version=1)),
