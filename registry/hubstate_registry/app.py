@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from hubstate_registry.context import Extension, Registry
 from hubstate_registry.dispatch import Dispatcher
@@ -22,9 +22,10 @@ __all__ = ["Application", "create"]
 class Application:
     """The registry as an ASGI application; ready between its start and its stop."""
 
-    def __init__(self, registry: Registry, http: ASGIApp) -> None:
+    def __init__(self, registry: Registry, dispatcher: Dispatcher) -> None:
         self.registry = registry
-        self._http = http
+        self._dispatcher = dispatcher
+        self._http = Observer(dispatcher, registry.metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or live through start and stop."""
@@ -43,6 +44,7 @@ class Application:
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 self.registry.ready = False
+                self._dispatcher.answers.close()
                 self.registry.storage.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
@@ -61,4 +63,4 @@ def create(
         extensions={extension.name: extension for extension in extensions},
     )
     rules = [*(rule for e in extensions for rule in e.rules()), *RULES]
-    return Application(registry, Observer(Dispatcher(registry, rules), registry.metrics))
+    return Application(registry, Dispatcher(registry, rules))

@@ -53,6 +53,7 @@ class Principal:
     admin: bool = False
     scopes: Mapping[str, Role] = field(default_factory=dict)
     memberships: Mapping[str, Role] = field(default_factory=dict)
+    expires: float | None = None
 
     def role(self, namespace: str) -> Role:
         """What this caller may do in a namespace."""

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from hubstate_registry.answers import Answers, key_of
 from hubstate_registry.auth import ANONYMOUS, Principal
 from hubstate_registry.context import Call, Moved, Registry
 from hubstate_registry.errors import BadRequest, NoSuchRoute, RegistryError, Unauthorized
@@ -46,6 +47,8 @@ class Rule:
     waits: bool = False
     """Whether the handler is a coroutine: those that read a body as it arrives are."""
     body: Literal["none", "json", "form"] = "none"
+    kept: bool = False
+    """Whether the answer depends on nothing but the address, the caller and the database."""
     open: bool = False
     """Whether it answers without looking at any token: health, and signed addresses."""
 
@@ -55,7 +58,11 @@ class Dispatcher:
 
     def __init__(self, registry: Registry, rules: Sequence[Rule]) -> None:
         self.registry = registry
-        self._rules = [(re.compile(_regex(rule.pattern)), rule) for rule in rules]
+        self.answers = Answers(registry.storage.database.path)
+        self._rules: dict[str, list[tuple[re.Pattern[str], Rule]]] = {}
+        for rule in rules:
+            compiled = (re.compile(_regex(rule.pattern)), rule)
+            self._rules.setdefault(rule.method, []).append(compiled)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -71,10 +78,16 @@ class Dispatcher:
             check_headers(scope, self.registry.settings.limits)
             rule, match = self._match(scope)
             scope["state"]["route"] = rule.pattern
-            call = await self._call(scope, receive, rule=rule, match=match)
-            if rule.waits:
-                return await cast(Waiting, rule.handler)(call)
-            return await anyio.to_thread.run_sync(cast(Plain, rule.handler), call)
+            request = Request(scope, receive)
+            version = self.answers.refresh()
+            principal = await self._admit(request, rule, version=version)
+            key = key_of(request, principal) if rule.kept else None
+            response = self.answers.get(key)
+            if response is None:
+                call = await self._call(request, principal, rule=rule, match=match)
+                response = await _handle(rule, call)
+                self.answers.keep(key, response, version=version)
+            return response
         except Moved as moved:
             return Response(status_code=307, headers={"Location": moved.location})
         except RegistryError as error:
@@ -83,43 +96,51 @@ class Dispatcher:
     def _match(self, scope: Scope) -> tuple[Rule, re.Match[str]]:
         path = scope["raw_path"].decode("latin-1")
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        allowed = []
-        for regex, rule in self._rules:
+        for regex, rule in self._rules.get(method, ()):
             if match := regex.fullmatch(path):
-                if rule.method == method:
-                    return rule, match
-                allowed.append(rule.method)
+                return rule, match
+        allowed = [
+            rule.method
+            for rules in self._rules.values()
+            for regex, rule in rules
+            if regex.fullmatch(path)
+        ]
         if allowed:
             raise _method_not_allowed(allowed)
         raise NoSuchRoute("This registry does not serve that; docs/protocol.md lists what it does")
 
+    async def _admit(self, request: Request, rule: Rule, *, version: int) -> Principal:
+        """Find out who is calling, and count the call."""
+        principal = ANONYMOUS if rule.open else await self._principal(request, version=version)
+        request.scope["state"]["user"] = principal.user
+        if rule.pattern not in ("/healthz", "/readyz"):
+            self.registry.requests.take(principal.token or _address(request))
+        return principal
+
     async def _call(
-        self, scope: Scope, receive: Receive, *, rule: Rule, match: re.Match[str]
+        self, request: Request, principal: Principal, *, rule: Rule, match: re.Match[str]
     ) -> Call:
-        request = Request(scope, receive)
-        principal = ANONYMOUS if rule.open else await self._principal(request)
-        scope["state"]["user"] = principal.user
-        caller = principal.token or (request.client.host if request.client else "")
-        if not rule.pattern.startswith(("/healthz", "/readyz")):
-            self.registry.requests.take(caller)
         return Call(
             registry=self.registry,
             request=request,
             principal=principal,
             params={name: _decode(value) for name, value in match.groupdict("").items()},
             raw_repo=match.groupdict("").get("repo", ""),
-            body=await self._body(scope, receive, rule=rule),
+            body=await self._body(request.scope, request.receive, rule=rule),
         )
 
-    async def _principal(self, request: Request) -> Principal:
+    async def _principal(self, request: Request, *, version: int) -> Principal:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         if not scheme:
             return ANONYMOUS
-        found: Principal | None = None
-        if scheme.lower() == "bearer" and secret:
-            found = await anyio.to_thread.run_sync(self._authenticate, secret.strip())
+        secret = secret.strip() if scheme.lower() == "bearer" else ""
+        found = self.answers.principal(secret)
+        if found is None and secret:
+            found = await anyio.to_thread.run_sync(self._authenticate, secret)
+            if found is not None:
+                self.answers.keep_principal(secret, found, version=version)
         if found is None:
-            self.registry.failures.take(request.client.host if request.client else "")
+            self.registry.failures.take(_address(request))
             raise Unauthorized("Invalid credentials in Authorization header")
         return found
 
@@ -139,6 +160,16 @@ class Dispatcher:
         except ValueError as error:
             raise BadRequest("the body is no form, or has too many fields") from error
         return pairs
+
+
+async def _handle(rule: Rule, call: Call) -> Response:
+    if rule.waits:
+        return await cast(Waiting, rule.handler)(call)
+    return await anyio.to_thread.run_sync(cast(Plain, rule.handler), call)
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def parse_json(data: bytes) -> object:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from registry_serving import Serving, serving
 
-from hubstate_registry.auth import Role
+from hubstate_registry.answers import Answers
+from hubstate_registry.auth import Principal, Role
 from hubstate_registry.errors import Forbidden
 from hubstate_registry.signing import Signer
-from hubstate_registry.storage import accounts
+from hubstate_registry.storage import Storage, accounts
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 COMMIT = '{"key":"header","value":{"summary":"s"}}\n'
@@ -249,3 +251,38 @@ def test_a_commit_cannot_name_bytes_of_another_size(served: Serving, api: HfApi)
     body = COMMIT + json.dumps(line)
     answer = served.request("POST", "/api/models/ada/model/commit/main", data=body)
     assert answer.status_code == 422
+
+
+def test_no_kept_answer_outlives_a_change(served: Serving, api: HfApi) -> None:
+    api.create_repo("ada/model")
+    for number in range(5):
+        commit = api.upload_file(
+            path_or_fileobj=f"{number}".encode(), path_in_repo="a.txt", repo_id="ada/model"
+        )
+        for _ in range(2):
+            assert served.request("GET", "/api/models/ada/model").json()["sha"] == commit.oid
+            answer = served.request("GET", "/ada/model/resolve/main/a.txt", user="bob")
+            assert answer.text == f"{number}"
+    api.update_repo_settings("ada/model", private=True)
+    for path in ("/ada/model/resolve/main/a.txt", "/api/models/ada/model"):
+        assert served.request("GET", path, user="bob").status_code == 404
+        assert served.request("GET", path, user=None).status_code == 404
+        assert served.request("GET", path).status_code == 200
+
+
+def test_what_was_found_out_before_a_change_is_not_kept_after_it(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    answers = Answers(storage.database.path)
+    before = answers.refresh()
+    answers.keep_principal("secret", Principal(user="ada"), version=before)
+    assert answers.principal("secret") == Principal(user="ada")
+    with storage.database.write() as connection:
+        accounts.add_namespace(connection, "ada")
+    assert answers.refresh() != before
+    answers.keep_principal("secret", Principal(user="ada"), version=before)
+    assert answers.principal("secret") is None
+    past = Principal(user="ada", expires=1.0)
+    answers.keep_principal("secret", past, version=answers.refresh())
+    assert answers.principal("secret") is None
+    answers.close()
+    storage.close()

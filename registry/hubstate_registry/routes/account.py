@@ -53,6 +53,6 @@ def validate_yaml(call: Call) -> Response:
 
 
 RULES = [
-    Rule(method="GET", pattern="/api/whoami-v2", handler=whoami),
+    Rule(method="GET", pattern="/api/whoami-v2", handler=whoami, kept=True),
     Rule(method="POST", pattern="/api/validate-yaml", handler=validate_yaml, body="json"),
 ]

@@ -121,4 +121,4 @@ def _after(column: sa.ColumnElement[float], mark: str) -> sa.ColumnElement[bool]
     return (column < value) | ((column == value) & (repositories.c.id < number))
 
 
-RULES = [Rule(method="GET", pattern="/api/models", handler=models)]
+RULES = [Rule(method="GET", pattern="/api/models", handler=models, kept=True)]

@@ -102,7 +102,7 @@ def _row(ref: Reference) -> dict[str, str]:
 
 
 RULES = [
-    Rule(method="GET", pattern="/api/models/{repo}/refs", handler=list_refs),
+    Rule(method="GET", pattern="/api/models/{repo}/refs", handler=list_refs, kept=True),
     Rule(
         method="POST",
         pattern="/api/models/{repo}/branch/{branch}",
@@ -114,5 +114,10 @@ RULES = [
         method="POST", pattern="/api/models/{repo}/tag/{revision}", handler=create_tag, body="json"
     ),
     Rule(method="DELETE", pattern="/api/models/{repo}/tag/{revision}", handler=delete_tag),
-    Rule(method="GET", pattern="/api/models/{repo}/commits/{revision}", handler=list_commits),
+    Rule(
+        method="GET",
+        pattern="/api/models/{repo}/commits/{revision}",
+        handler=list_commits,
+        kept=True,
+    ),
 ]

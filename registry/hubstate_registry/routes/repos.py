@@ -210,6 +210,6 @@ RULES = [
     Rule(method="PUT", pattern="/api/models/{repo}/settings", handler=settings, body="json"),
     Rule(method="POST", pattern="/api/models/{repo}/duplicate", handler=duplicate, body="json"),
     Rule(method="GET", pattern="/api/models/{repo}/auth-check/{path}", handler=auth_check),
-    Rule(method="GET", pattern="/api/models/{repo}/revision/{revision}", handler=info),
-    Rule(method="GET", pattern="/api/models/{repo}", handler=info),
+    Rule(method="GET", pattern="/api/models/{repo}/revision/{revision}", handler=info, kept=True),
+    Rule(method="GET", pattern="/api/models/{repo}", handler=info, kept=True),
 ]

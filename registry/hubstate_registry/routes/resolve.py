@@ -24,6 +24,7 @@ class Whole(FileResponse):
     """Starlette's own file response, in larger steps."""
 
     chunk_size = 1 << 20
+    repeats = True
 
 
 def resolve(call: Call) -> Response:
@@ -91,4 +92,6 @@ def _elsewhere(call: Call, blob: Blob, *, headers: Mapping[str, str]) -> Respons
     return StreamingResponse(content, status_code=206 if wanted else 200, headers=sized)
 
 
-RULES = [Rule(method="GET", pattern="/{repo}/resolve/{revision}/{path}", handler=resolve)]
+RULES = [
+    Rule(method="GET", pattern="/{repo}/resolve/{revision}/{path}", handler=resolve, kept=True)
+]

@@ -131,7 +131,12 @@ def _path(row: Mapping[str, object]) -> str:
 
 
 RULES = [
-    Rule(method="GET", pattern="/api/models/{repo}/tree/{revision}/{path}", handler=list_tree),
+    Rule(
+        method="GET",
+        pattern="/api/models/{repo}/tree/{revision}/{path}",
+        handler=list_tree,
+        kept=True,
+    ),
     Rule(
         method="POST",
         pattern="/api/models/{repo}/paths-info/{revision}",

@@ -182,6 +182,7 @@ def authenticate(connection: Connection, secret: str) -> Principal | None:
         admin=row.admin,
         scopes=_scopes(row.scopes),
         memberships={org: Role.parse(role) for org, role in connection.execute(members)},
+        expires=row.expires,
     )
 
 
