@@ -27,6 +27,11 @@ class Application:
         self._dispatcher = dispatcher
         self._http = Observer(dispatcher, registry.metrics)
 
+    def close(self) -> None:
+        """Close the database."""
+        self._dispatcher.answers.close()
+        self.registry.storage.close()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or live through start and stop."""
         if scope["type"] == "lifespan":
@@ -44,8 +49,7 @@ class Application:
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 self.registry.ready = False
-                self._dispatcher.answers.close()
-                self.registry.storage.close()
+                self.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

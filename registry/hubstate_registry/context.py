@@ -30,7 +30,7 @@ __all__ = ["Call", "Extension", "Moved", "Registry"]
 
 
 class Extension(Protocol):
-    """Another way in which bytes come and go; Xet is one. README.md beside this file has more."""
+    """Another way in which bytes come and go; Xet is one. See README.md."""
 
     name: str
 

@@ -286,3 +286,28 @@ def test_what_was_found_out_before_a_change_is_not_kept_after_it(tmp_path: Path)
     assert answers.principal("secret") is None
     answers.close()
     storage.close()
+
+
+def test_large_files_are_lent_to_those_who_may_read_them(served: Serving, api: HfApi) -> None:
+    data = b"lent bytes" * 1000
+    oid = hashlib.sha256(data).hexdigest()
+    api.create_repo("ada/source", private=True)
+    api.create_repo("ada/target")
+    served.api("bob").create_repo("bob/target")
+    api.upload_file(path_or_fileobj=data, path_in_repo="w.bin", repo_id="ada/source")
+
+    def lend(user: str, target: str, digest: str) -> tuple[int, object]:
+        body = {"target": {"type": "model", "name": target}, "files": [{"sha256": digest}]}
+        answer = served.request(
+            "POST", "/api/models/ada/source/lfs-files/duplicate", user=user, json=body
+        )
+        return answer.status_code, answer.json().get("failed")
+
+    assert lend("bob", "bob/target", oid)[0] == 404
+    assert lend("ada", "bob/target", oid)[0] == 403
+    assert lend("ada", "ada/target", oid) == (200, [])
+    status, failed = lend("ada", "ada/target", "0" * 64)
+    assert status == 200 and failed
+    line = {"key": "lfsFile", "value": {"path": "w.bin", "algo": "sha256", "oid": oid}}
+    served.request("POST", "/api/models/ada/target/commit/main", data=COMMIT + json.dumps(line))
+    assert served.request("GET", "/ada/target/resolve/main/w.bin", user="bob").content == data

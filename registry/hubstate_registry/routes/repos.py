@@ -9,14 +9,16 @@ from hubstate_registry.auth import Role
 from hubstate_registry.context import Call
 from hubstate_registry.dispatch import Rule
 from hubstate_registry.errors import BadRequest, Conflict, Forbidden
-from hubstate_registry.names import RepoId, parse_name, parse_namespace, parse_repo
+from hubstate_registry.names import RepoId, parse_digest, parse_name, parse_namespace, parse_repo
 from hubstate_registry.routes import render
-from hubstate_registry.storage import accounts, commits, references, repositories, schema
+from hubstate_registry.storage import accounts, blobs, commits, references, repositories, schema
 from hubstate_registry.storage.database import Connection
 from hubstate_registry.storage.repositories import Repository
 from hubstate_registry.storage.trees import Tree
 
 __all__ = ["RULES"]
+
+_FILES = 1000
 
 
 def create(call: Call) -> Response:
@@ -135,6 +137,28 @@ def duplicate(call: Call) -> Response:
     return JSONResponse({"url": call.url(f"/{id}"), "filesCopyPending": False})
 
 
+def lend(call: Call) -> Response:
+    """Let another repository hold large files of this one, so that a commit can copy them."""
+    fields = call.fields()
+    target, files = fields.get("target"), fields.get("files")
+    if not isinstance(target, dict) or not isinstance(files, list) or len(files) > _FILES:
+        raise BadRequest(f"there must be a target, and a list of at most {_FILES} files")
+    if target.get("type") not in (None, "model"):
+        raise BadRequest("This registry keeps models only, no datasets and no Spaces")
+    wanted = [parse_digest(f.get("sha256") if isinstance(f, dict) else None) for f in files]
+    failed = []
+    with call.write() as connection:
+        source = call.repository(connection)
+        call.need_files(source)
+        receiver = call.find(connection, parse_repo(target.get("name")), role=Role.WRITE)
+        for sha256 in wanted:
+            if blobs.is_held(connection, source.number, sha256=sha256):
+                blobs.hold(connection, receiver.number, sha256=sha256)
+            else:
+                failed.append({"sha256": sha256, "error": f"{source.id} has no such file"})
+    return JSONResponse({"failed": failed})
+
+
 def expanded(full: dict[str, object], names: list[str]) -> dict[str, object]:
     """Only what ``expand`` asks for, where it asks for anything."""
     if not names:
@@ -209,6 +233,12 @@ RULES = [
     Rule(method="POST", pattern="/api/repos/move", handler=move, body="json"),
     Rule(method="PUT", pattern="/api/models/{repo}/settings", handler=settings, body="json"),
     Rule(method="POST", pattern="/api/models/{repo}/duplicate", handler=duplicate, body="json"),
+    Rule(
+        method="POST",
+        pattern="/api/models/{repo}/lfs-files/duplicate",
+        handler=lend,
+        body="json",
+    ),
     Rule(method="GET", pattern="/api/models/{repo}/auth-check/{path}", handler=auth_check),
     Rule(method="GET", pattern="/api/models/{repo}/revision/{revision}", handler=info, kept=True),
     Rule(method="GET", pattern="/api/models/{repo}", handler=info, kept=True),
