@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from functools import partial
 from pathlib import Path
 
-from anyio import open_file, to_thread
+from anyio import CapacityLimiter, open_file, to_thread
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from hubstate_registry.auth import Role
@@ -42,7 +42,7 @@ from hubstate_registry.xet.access import Grant
 from hubstate_registry.xet.errors import OutOfRange, XetError
 from hubstate_registry.xet.files import Fetch
 from hubstate_registry.xet.hashes import Hash, parse_hash
-from hubstate_registry.xet.service import Xet
+from hubstate_registry.xet.service import Xet, join_pieces
 from hubstate_registry.xet.shard import MAX_SHARD
 from hubstate_registry.xet.xorb import MAX_STORED
 
@@ -50,6 +50,7 @@ __all__ = ["XetExtension"]
 
 _PREFIXES = ("default", "default-merkledb")  # the documents say the one, clients the other
 _BLOCK = 1 << 20
+_CHECKS = 8  # shards at once
 _PATIENCE = 5.0  # seconds; a gigabyte is checked in about two
 _RANGE = re.compile(r"bytes=(\d{1,20})-(\d{1,20})")
 
@@ -74,6 +75,8 @@ class XetExtension:
     def __init__(self, storage: Storage) -> None:
         self.xet = Xet(storage)
         self._signer = storage.signer
+        # Shards take long to check; whatever else wants a thread must not wait for them.
+        self._checks = CapacityLimiter(_CHECKS)
 
     def rules(self) -> Sequence[Rule]:
         """The routes of the list above."""
@@ -105,14 +108,8 @@ class XetExtension:
 
     def read(self, blob: Blob, *, start: int, stop: int) -> Iterator[bytes]:
         """A byte range of a file that came by Xet, for a plain reader."""
-        pieces, size = list[bytes | memoryview](), 0
-        for piece in self.xet.read(blob.sha256, start=start, stop=stop):
-            pieces.append(piece)
-            size += len(piece)
-            if size >= _BLOCK:  # one block, one change of threads
-                yield b"".join(pieces)
-                pieces, size = [], 0
-        yield b"".join(pieces)
+        # a block is one change of threads
+        return join_pieces(self.xet.read(blob.sha256, start=start, stop=stop), size=_BLOCK)
 
     def _token(self, call: Call, *, role: Role) -> Response:
         with call.read() as connection:
@@ -154,9 +151,9 @@ class XetExtension:
         limit = call.registry.settings.limits.object_bytes
         register = partial(self.xet.register, bytes(data), grant=grant, object_bytes=limit)
         if version == 1:
-            await to_thread.run_sync(register)
+            await to_thread.run_sync(register, limiter=self._checks)
             return JSONResponse({"result": 1})
-        task = asyncio.create_task(to_thread.run_sync(register))
+        task = asyncio.create_task(to_thread.run_sync(register, limiter=self._checks))
         return StreamingResponse(_report(task), media_type="application/x-ndjson")
 
     async def _reconstruct(self, call: Call, *, version: int) -> Response:

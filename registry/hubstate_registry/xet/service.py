@@ -10,7 +10,8 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,8 +29,9 @@ from hubstate_registry.xet.hashes import Hash, format_hash
 from hubstate_registry.xet.shard import Shard, ShardFile, ShardXorb, Term
 from hubstate_registry.xet.xorb import Scanner, Xorb
 
-__all__ = ["Arrival", "Xet"]
+__all__ = ["Arrival", "Xet", "join_pieces"]
 
+_BLOCK = 1 << 20
 _MOST_CHUNKS = 4_000_000  # of one shard's files together: 256 GB of chunks of the usual size
 _ABSENT = (
     "is not stored here, or not for this token; if the client's cache names it (HF_XET_CACHE, by "
@@ -232,10 +234,28 @@ class Xet:
         return known
 
     def _hash(self, file: ShardFile) -> str:
+        """The sha256 of a file: one thread puts it together while another hashes."""
         hasher = hashlib.sha256()
-        for piece in self._read(file.terms):
-            hasher.update(piece)
+        with ThreadPoolExecutor(1) as thread:
+            before: Future[None] | None = None
+            for block in join_pieces(self._read(file.terms), size=_BLOCK):
+                if before is not None:
+                    before.result()  # never more than two blocks in memory
+                before = thread.submit(hasher.update, block)
         return hasher.hexdigest()
+
+
+def join_pieces(pieces: Iterable[bytes | memoryview], *, size: int) -> Iterator[bytes]:
+    """The same bytes in blocks of about ``size``."""
+    block, length = list[bytes | memoryview](), 0
+    for piece in pieces:
+        block.append(piece)
+        length += len(piece)
+        if length >= size:
+            yield b"".join(block)
+            block, length = [], 0
+    if block:
+        yield b"".join(block)
 
 
 class _OpenXorb:
