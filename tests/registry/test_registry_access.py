@@ -311,3 +311,29 @@ def test_large_files_are_lent_to_those_who_may_read_them(served: Serving, api: H
     line = {"key": "lfsFile", "value": {"path": "w.bin", "algo": "sha256", "oid": oid}}
     served.request("POST", "/api/models/ada/target/commit/main", data=COMMIT + json.dumps(line))
     assert served.request("GET", "/ada/target/resolve/main/w.bin", user="bob").content == data
+
+
+def test_parts_may_come_again_and_must_all_come(tmp_path: Path) -> None:
+    with serving(tmp_path, multipart_bytes=10, part_bytes=10) as small:
+        small.api().create_repo("ada/model")
+        data = bytes(range(25))
+        oid = hashlib.sha256(data).hexdigest()
+        batch = {
+            **BATCH,
+            "transfers": ["basic", "multipart"],
+            "objects": [{"oid": oid, "size": 25}],
+        }
+        told = small.request("POST", "/ada/model.git/info/lfs/objects/batch", json=batch).json()
+        upload = told["objects"][0]["actions"]["upload"]
+        parts = [upload["header"][n] for n in ("1", "2", "3")]
+        body = {"oid": oid, "parts": [{"partNumber": n, "etag": "e"} for n in (1, 2, 3)]}
+        assert small.request("POST", upload["href"], user=None, json=body).status_code == 400
+        for address, piece in [(parts[2], data[20:]), (parts[0], b"0" * 10), (parts[0], data[:10])]:
+            assert small.request("PUT", address, user=None, data=piece).status_code == 200
+        assert small.request("PUT", parts[1], user=None, data=data[:9]).status_code == 422
+        early = small.request("POST", upload["href"], user=None, json=body)
+        assert (early.status_code, small.storage.files.path(oid).exists()) == (422, False)
+        assert small.request("PUT", parts[1], user=None, data=data[10:20]).status_code == 200
+        for _ in range(2):  # the second as if the first answer had been lost
+            assert small.request("POST", upload["href"], user=None, json=body).status_code == 200
+        assert small.storage.files.path(oid).read_bytes() == data

@@ -184,15 +184,15 @@ def _write_at(descriptor: int, block: bytes, position: int) -> None:
 
 def _complete(call: Call, claims: Mapping[str, object]) -> None:
     path, oid = _parts(call, claims), str(claims["oid"])
-    if not path.exists():
-        _check_kept(call, claims)  # a retry: the first answer was lost, the upload was not
-        return
-    found, size = hash_file(path)
-    check_content(found, size, sha256=oid, size=_int(claims, "size"))
-    with path.open("rb") as file, full_disk():
-        os.fsync(file.fileno())
-    _keep(call, claims, Landed(path=path, sha256=oid, size=size))
-    path.unlink(missing_ok=True)
+    try:
+        found, size = hash_file(path)
+        check_content(found, size, sha256=oid, size=_int(claims, "size"))
+        with path.open("rb") as file, full_disk():
+            os.fsync(file.fileno())
+        _keep(call, claims, Landed(path=path, sha256=oid, size=size))
+    except FileNotFoundError:
+        # A retry, beside or after the first: its answer was lost, the upload was not.
+        _check_kept(call, claims)
 
 
 def _keep(call: Call, claims: Mapping[str, object], landed: Landed) -> None:

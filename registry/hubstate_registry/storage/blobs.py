@@ -122,9 +122,12 @@ class BlobFolder:
             arriving.discard()
 
     def place(self, landed: Landed) -> None:
-        """Give landed bytes their name. Call it in the transaction that records them."""
+        """Give landed bytes their name. Call it in the transaction that records them.
+
+        What has that name already is replaced: it is the same, unless the disk has harmed it.
+        """
         target = self.path(landed.sha256)
-        if target.exists() and target.stat().st_size == landed.size:
+        if target == landed.path:
             return
         target.parent.mkdir(exist_ok=True)
         os.replace(landed.path, target)
