@@ -23,10 +23,49 @@ from hubstate.zoo.builders import BUILTIN
 
 if TYPE_CHECKING:
     from hubstate.zoo.alex_net import alexnet as alexnet
+    from hubstate.zoo.convnext import convnext_base as convnext_base
+    from hubstate.zoo.convnext import convnext_large as convnext_large
+    from hubstate.zoo.convnext import convnext_small as convnext_small
+    from hubstate.zoo.convnext import convnext_tiny as convnext_tiny
     from hubstate.zoo.densenet import densenet121 as densenet121
     from hubstate.zoo.densenet import densenet161 as densenet161
     from hubstate.zoo.densenet import densenet169 as densenet169
     from hubstate.zoo.densenet import densenet201 as densenet201
+    from hubstate.zoo.efficientnet import efficientnet_b0 as efficientnet_b0
+    from hubstate.zoo.efficientnet import efficientnet_b1 as efficientnet_b1
+    from hubstate.zoo.efficientnet import efficientnet_b2 as efficientnet_b2
+    from hubstate.zoo.efficientnet import efficientnet_b3 as efficientnet_b3
+    from hubstate.zoo.efficientnet import efficientnet_b4 as efficientnet_b4
+    from hubstate.zoo.efficientnet import efficientnet_b5 as efficientnet_b5
+    from hubstate.zoo.efficientnet import efficientnet_b6 as efficientnet_b6
+    from hubstate.zoo.efficientnet import efficientnet_b7 as efficientnet_b7
+    from hubstate.zoo.efficientnet import efficientnet_v2_l as efficientnet_v2_l
+    from hubstate.zoo.efficientnet import efficientnet_v2_m as efficientnet_v2_m
+    from hubstate.zoo.efficientnet import efficientnet_v2_s as efficientnet_v2_s
+    from hubstate.zoo.google_net import googlenet as googlenet
+    from hubstate.zoo.inceptionv3 import inception_v3 as inception_v3
+    from hubstate.zoo.mnasnet import mnasnet0_5 as mnasnet0_5
+    from hubstate.zoo.mnasnet import mnasnet0_75 as mnasnet0_75
+    from hubstate.zoo.mnasnet import mnasnet1_0 as mnasnet1_0
+    from hubstate.zoo.mnasnet import mnasnet1_3 as mnasnet1_3
+    from hubstate.zoo.mobilenetv2 import mobilenet_v2 as mobilenet_v2
+    from hubstate.zoo.mobilenetv3 import mobilenet_v3_large as mobilenet_v3_large
+    from hubstate.zoo.mobilenetv3 import mobilenet_v3_small as mobilenet_v3_small
+    from hubstate.zoo.regnet import regnet_x_1_6gf as regnet_x_1_6gf
+    from hubstate.zoo.regnet import regnet_x_3_2gf as regnet_x_3_2gf
+    from hubstate.zoo.regnet import regnet_x_8gf as regnet_x_8gf
+    from hubstate.zoo.regnet import regnet_x_16gf as regnet_x_16gf
+    from hubstate.zoo.regnet import regnet_x_32gf as regnet_x_32gf
+    from hubstate.zoo.regnet import regnet_x_400mf as regnet_x_400mf
+    from hubstate.zoo.regnet import regnet_x_800mf as regnet_x_800mf
+    from hubstate.zoo.regnet import regnet_y_1_6gf as regnet_y_1_6gf
+    from hubstate.zoo.regnet import regnet_y_3_2gf as regnet_y_3_2gf
+    from hubstate.zoo.regnet import regnet_y_8gf as regnet_y_8gf
+    from hubstate.zoo.regnet import regnet_y_16gf as regnet_y_16gf
+    from hubstate.zoo.regnet import regnet_y_32gf as regnet_y_32gf
+    from hubstate.zoo.regnet import regnet_y_128gf as regnet_y_128gf
+    from hubstate.zoo.regnet import regnet_y_400mf as regnet_y_400mf
+    from hubstate.zoo.regnet import regnet_y_800mf as regnet_y_800mf
     from hubstate.zoo.resnet import resnet18 as resnet18
     from hubstate.zoo.resnet import resnet18_small as resnet18_small
     from hubstate.zoo.resnet import resnet34 as resnet34
@@ -38,6 +77,10 @@ if TYPE_CHECKING:
     from hubstate.zoo.resnet import resnext101_64x4d as resnext101_64x4d
     from hubstate.zoo.resnet import wide_resnet50_2 as wide_resnet50_2
     from hubstate.zoo.resnet import wide_resnet101_2 as wide_resnet101_2
+    from hubstate.zoo.shufflenetv2 import shufflenet_v2_x0_5 as shufflenet_v2_x0_5
+    from hubstate.zoo.shufflenetv2 import shufflenet_v2_x1_0 as shufflenet_v2_x1_0
+    from hubstate.zoo.shufflenetv2 import shufflenet_v2_x1_5 as shufflenet_v2_x1_5
+    from hubstate.zoo.shufflenetv2 import shufflenet_v2_x2_0 as shufflenet_v2_x2_0
     from hubstate.zoo.squeezenet import squeezenet1_0 as squeezenet1_0
     from hubstate.zoo.squeezenet import squeezenet1_1 as squeezenet1_1
     from hubstate.zoo.vgg import vgg11 as vgg11
