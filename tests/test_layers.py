@@ -18,9 +18,12 @@ WORDS = [
     *("errors", "digest", "strictjson", "records", "header", "filters", "naming", "report"),
     *("manifest", "difference", "card", "reference", "settings", "collector"),
 ]
-BYTES = ["progress", "blobs", "transport", "endpoints", "cache", "release", "hub"]
-TORCH = ["walk", "states", "loading", "weights", "checkpoint", "building", "probe"]
-BOTH = ["pretrained", "zoo", "gate", "staging", "publishing"]
+BYTES = [
+    *("progress", "blobs", "transport", "endpoints", "lock", "cache", "release", "hub"),
+    *("bundle", "subject"),
+]
+TORCH = ["walk", "states", "loading", "weights", "checkpoint", "building", "probe", "deviation"]
+BOTH = ["pretrained", "zoo", "gate", "staging", "publishing", "pinning", "warm"]
 DOORS = ["__init__", "cli", "__main__"]
 
 # What each side may not import when its module is imported, only inside a function.

@@ -19,9 +19,11 @@ __all__ = ["cli", "main"]
 
 _COMMANDS = {
     "cache": "List, verify, prune and remove what is cached.",
+    "diff": "Compare two releases or weights files, tensor by tensor.",
     "fetch": "Download a release, verified, and say where it is.",
     "models": "List the models that can be built, and their known weights.",
     "publish": "Publish a model as one release, after it passed the gate.",
+    "show": "Show what a release or a weights file holds.",
 }
 
 

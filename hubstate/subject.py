@@ -1,0 +1,139 @@
+"""A release or a weights file of one's own, looked at in the same way, without torch.
+
+A file is read as the release that it would make: its tensors are its structure, and nothing else
+is known of it. So is a repository without a manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hubstate.errors import InvalidWeights, NotFound
+from hubstate.header import Header, read_header
+from hubstate.hub import Release, open_release
+from hubstate.manifest import Entry, Manifest, hash_weights
+from hubstate.strictjson import loads
+
+__all__ = ["Subject", "entries_of_header", "is_file", "open_subject"]
+
+_SUFFIX = ".safetensors"
+_TIES = "hubstate.ties"  # as hubstate.weights writes it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """What was named, and what is known of it before a tensor is read."""
+
+    name: str
+    manifest: Manifest
+    """Of a bare one: a structure of tensors, and no more."""
+    bare: bool
+    """Whether there is no manifest, and so nothing but tensors to look at."""
+    sizes: Mapping[str, int | None]
+    """Every file by name, in bytes; None where the registry does not tell."""
+    weights: tuple[str, ...]
+    """The names of the files that hold tensors."""
+    file: Path | None = None
+    release: Release | None = field(default=None, repr=False)
+
+    def hashed(self) -> Manifest:
+        """The manifest with the digests of every tensor; a bare file is read for that.
+
+        Raises:
+            InvalidWeights: the file breaks the format.
+            HubstateError: a file cannot be fetched; see ``Release.path``.
+        """
+        if not self.bare:
+            return self.manifest
+        records = tuple(hash_weights(path, name=name) for name, path in self.paths().items())
+        return replace(self.manifest, files=records)
+
+    def paths(self) -> Mapping[str, Path]:
+        """The weights files on this machine, by name; a release's are fetched.
+
+        Raises:
+            HubstateError: see ``Release.path``.
+        """
+        if self.release is None:
+            return {name: self.file for name in self.weights if self.file}
+        return {name: self.release.path(name) for name in self.weights}
+
+
+def is_file(text: str) -> bool:
+    """Whether a text names a file here, and no release.
+
+    >>> is_file("model.safetensors"), is_file("org/name@v1")
+    (True, False)
+    """
+    return text.endswith(_SUFFIX) or Path(text).is_file()
+
+
+def open_subject(text: str, *, registry: str | None = None) -> Subject:
+    """Open what ``org/name@revision`` or the path of a safetensors file names.
+
+    Raises:
+        NotFound: no such file, repository, revision, or weights in it.
+        InvalidWeights: the file is not in safetensors format.
+        HubstateError: see ``open_release``.
+    """
+    if is_file(text):
+        return _open_file(Path(text))
+    release = open_release(text, registry=registry)
+    manifest, bare = release.manifest, release.manifest is None
+    if manifest is None:
+        weights: tuple[str, ...] = (release.weights,)
+        manifest = _manifest(release.weights_header())
+    else:
+        weights = tuple(file.path for file in manifest.files if file.tensors)
+    return Subject(
+        name=text,
+        manifest=manifest,
+        bare=bare,
+        sizes={name: info.size for name, info in sorted(release.commit.files.items())},
+        weights=weights,
+        release=release,
+    )
+
+
+def _open_file(path: Path) -> Subject:
+    try:
+        header = read_header(path)
+    except OSError as error:
+        raise NotFound(f"{path}: {error.strerror or error}") from error
+    return Subject(
+        name=str(path),
+        manifest=_manifest(header),
+        bare=True,
+        sizes={path.name: header.stop},
+        weights=(path.name,),
+        file=path,
+    )
+
+
+def _manifest(header: Header) -> Manifest:
+    return Manifest(structure=tuple(entries_of_header(header)))
+
+
+def entries_of_header(header: Header) -> Iterator[Entry]:
+    """The tensors that a header names, and the names that its metadata ties to them.
+
+    Raises:
+        InvalidWeights: a tie that leads nowhere.
+    """
+    for tensor in header.tensors.values():
+        yield Entry(path=tensor.name, kind="param", shape=tensor.shape, dtype=tensor.dtype)
+    for alias, name in _ties(header).items():
+        first = header.tensors.get(str(name))
+        if first is None or alias in header.tensors:
+            raise InvalidWeights(f"{_TIES}: {alias}: expected a tensor's name, found {name!r}")
+        yield Entry(
+            path=alias, kind="param", shape=first.shape, dtype=first.dtype, tied_to=first.name
+        )
+
+
+def _ties(header: Header) -> Mapping[str, object]:
+    text = header.metadata.get(_TIES, "{}")
+    ties = loads(text.encode(), what=_TIES, error=InvalidWeights)
+    return ties if isinstance(ties, Mapping) else {}
