@@ -91,9 +91,12 @@ def hf() -> str:
 @contextmanager
 def serving(root: Path, **options: Any) -> Iterator[Serving]:
     """Serve a registry in ``root`` until the block ends; options are Settings or Limits."""
+    extensions = options.pop("extensions", [])
     limits = {k: options.pop(k) for k in list(options) if hasattr(Limits(), k)}
     settings = Settings(root=root, limits=replace(Limits(), **limits), **options)
-    application = create(settings)
+    storage = Storage(root)
+    made = [extension(storage) for extension in extensions]
+    application = create(settings, storage=storage, extensions=made)
     tokens = _people(application.registry.storage)
     config = uvicorn.Config(
         application,
