@@ -523,7 +523,7 @@ def test_hostile_bytes_are_refused_quickly(data: bytes) -> None:
     started = time.perf_counter()
     with pytest.raises(InvalidManifest):
         parse(data)
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 20, "what is not linear takes minutes"
 
 
 def test_a_message_stays_short_however_large_the_value() -> None:
