@@ -36,12 +36,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(
+    folder: Path, *options: str, python: str = sys.executable
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """``hubstate-registry serve`` as a process of its own, once it answers."""
     port = free_port()
     scheme = "https" if "--tls-cert" in options else "http"
     url = f"{scheme}://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "hubstate_registry", "serve", str(folder)]
+    command = [python, "-m", "hubstate_registry", "serve", str(folder)]
     with (folder.parent / "log").open("a") as log:
         running = subprocess.Popen(
             [*command, "--port", str(port), *options],

@@ -1,17 +1,19 @@
-"""Older stock clients, each in a virtual environment of its own, publish and fetch.
+"""Older stock clients, and another web server, each in a virtual environment of its own.
 
-The environments, ``.venv-hub-<version>`` beside the sources, are made once from the package index.
+The environments, ``.venv-<name>`` beside the sources, are made once from the package index.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from registry_serving import Serving, serving
+from test_registry_cli import process
 
 from hubstate_registry.xet.routes import XetExtension
 
@@ -47,14 +49,13 @@ print("fine", __version__)
 """
 
 
-def environment(version: str) -> Path:
-    """The interpreter of an environment with this client and nothing else."""
-    folder = ROOT / f".venv-hub-{version}"
+def environment(name: str, *requirements: str) -> Path:
+    """The interpreter of an environment with this and nothing else."""
+    folder = ROOT / f".venv-{name}"
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        install = [str(python), "-m", "pip", "install", "-q", f"huggingface_hub=={version}"]
-        subprocess.run(install, check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *requirements], check=True)
         (folder / "complete").touch()
     return python
 
@@ -63,7 +64,7 @@ def environment(version: str) -> Path:
 @pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
 @pytest.mark.parametrize("version", ["0.36.2", "1.5.0", "1.31.0"])
 def test_an_older_client_publishes_and_fetches(version: str, xet: bool, tmp_path: Path) -> None:
-    python = environment(version)
+    python = environment(f"hub-{version}", f"huggingface_hub=={version}")
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     with serving(tmp_path / "registry", extensions=[XetExtension]) as served:
@@ -84,3 +85,27 @@ def run(served: Serving, python: Path, home: Path, *, xet: bool) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.mark.peer
+def test_granian_serves_the_same(tmp_path: Path) -> None:
+    python = environment("granian", "--editable", f"{ROOT / 'registry'}[granian]")
+    client = environment("hub-1.31.0", "huggingface_hub==1.31.0")
+    folder, home = tmp_path / "registry", tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    with process(folder, "--server", "granian", python=str(python)) as (running, url):
+        assert running.stdout is not None
+        token = running.stdout.readline().rpartition(" ")[2].strip()
+        settings = {"PATH": os.environ["PATH"], "HOME": str(home), "HF_ENDPOINT": url}
+        script = SCRIPT.replace("ada", "admin")
+        done = subprocess.run(
+            [str(client), "-c", script],
+            env={**settings, "HF_TOKEN": token},
+            cwd=home,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=20) == 0

@@ -17,6 +17,7 @@ import uvicorn
 
 from hubstate_registry import app
 from hubstate_registry.auth import Role
+from hubstate_registry.cli import granian_server
 from hubstate_registry.cli.folder import directory
 from hubstate_registry.context import Registry
 from hubstate_registry.observe import start_logging
@@ -78,6 +79,7 @@ class Server(uvicorn.Server):
     help="Requests a minute for each token or address; 0 is no limit.",
 )
 @click.option("--stop-seconds", default=30, show_default=True, help="Patience of a stop.")
+@click.option("--server", type=click.Choice(["uvicorn", "granian"]), default="uvicorn")
 @click.option("--quiet", is_flag=True, help="Log warnings only.")
 def serve(directory: Path, **options: Any) -> None:
     """Serve the registry in DIR; make it if it is not there.
@@ -107,7 +109,10 @@ def serve(directory: Path, **options: Any) -> None:
         ),
     )
     application = app.create(settings, storage=storage, extensions=[XetExtension(storage)])
-    Server(_config(application, settings, options), application.registry).run()
+    if options["server"] == "granian":
+        granian_server.run(application, options)
+    else:
+        Server(_config(application, settings, options), application.registry).run()
 
 
 def first_token(storage: Storage) -> str | None:
