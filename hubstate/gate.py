@@ -64,15 +64,20 @@ def inspect(folder: Path) -> list[str]:
     try:
         model = _rebuild(manifest.builder)
         return list(_differences(model, folder, manifest))
+    except GateRefused as error:
+        return list(error.problems)
     except HubstateError as error:
         return [str(error)]
 
 
 def _rebuild(record: BuilderRecord) -> nn.Module:
-    model = build(record)
-    if not isinstance(model, nn.Module):
-        raise GateRefused([f"the builder {record.name} returned {type(model).__name__}"])
-    return model
+    try:
+        return build(record)
+    except HubstateError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise GateRefused([f"builder {record.name}: fails in a fresh process: {what}"]) from error
 
 
 def _differences(model: nn.Module, folder: Path, manifest: Manifest) -> Iterator[str]:
