@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from hubstate.header import Header, header_size, parse_header
 from hubstate.manifest import Manifest, parse
 from hubstate.progress import Hook, bar, quiet
 from hubstate.reference import Reference
+from hubstate.transport.chunks import tensors_of
 
 __all__ = ["Release", "read_release"]
 
@@ -123,11 +124,46 @@ class Release:
         """
         name = self.weights if name is None else name
         info = self.source.info(name)
-        prefix = self._range(name, 0, _PREFIX)
+        prefix = self.source.prefix(name) or self._range(name, 0, _PREFIX)
         missing = header_size(prefix) - len(prefix)
         if missing > 0 and len(prefix) == _PREFIX:
             prefix += self._range(name, _PREFIX, _PREFIX + missing)
         return parse_header(prefix, file_size=info.size)
+
+    def tensors_path(
+        self, name: str, tensors: Collection[str], *, progress: Hook | None = None
+    ) -> Path:
+        """A weights file in which the named tensors are there; the rest of it may be holes.
+
+        From a server only the header and the bytes of these tensors are fetched, and only those
+        that are not in the cache yet; from a folder, the whole file. A later :meth:`path` fetches
+        the rest. The path is good for as long as the cache is not pruned.
+
+        What is checked: with a manifest, each tensor against its digest in it. Without one, the
+        file's size and its header's form; what the tensors hold is known to be right only once
+        the whole file was fetched, from a registry that states its digest.
+
+        Args:
+            name: of a safetensors file in the release.
+            tensors: names that the file's header has, as stored: of tied names, the first.
+            progress: told of bytes as they arrive; without it, a terminal shows a bar.
+
+        Raises:
+            NotFound: the release has no such file, or the file no such tensor.
+            InvalidWeights: the file's header breaks the format.
+            DigestMismatch: the registry has other content than the manifest says.
+            Offline: something is not in the cache, and no request is allowed.
+            Unreachable: the registry does not answer, or sends whole files only, or the cache
+                cannot be written.
+        """
+        if path := self.source.find(name):
+            return path
+        recorded = self.source.records.get(name)
+        header = None if recorded and recorded.tensors else self.weights_header(name)
+        sizes = {t.name: t.stop - t.start for t in tensors_of(header or recorded)}
+        total = sum(sizes.get(tensor, 0) for tensor in tensors)
+        with _shown(str(self.reference), total, progress) as hook:
+            return self.source.obtain_tensors(name, tensors, header=header, progress=hook)
 
     def _range(self, name: str, start: int, stop: int) -> bytes:
         if path := self.source.find(name):
@@ -207,6 +243,7 @@ def _hold_against(source: Source, manifest: Manifest) -> None:
             found = FileInfo(size=listed.size, digest=digest)
             check_info(stated, found, what=f"{record.path} of {source.where}, against {MANIFEST}")
             source.infos[record.path] = stated
+            source.records[record.path] = record
         except (DigestMismatch, FileNotInRelease) as error:
             problems.append(str(error))
     if problems:

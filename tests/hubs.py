@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -75,6 +77,8 @@ class Hub:
         self.rate: float | None = None
         """Bytes a second of each answer."""
         self.latency = 0.0
+        self.busy = self.busiest = 0
+        """Answers with content under way: now, and at most."""
         self.lock = threading.Lock()
         self.commits = [self.COMMIT]
         self.base = ""
@@ -99,6 +103,7 @@ class Hub:
         }
 
 
+@functools.lru_cache(maxsize=64)
 def git_oid(data: bytes) -> str:
     """Git's name of a file."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
@@ -166,11 +171,17 @@ class _Handler(BaseHTTPRequestHandler):
         if partly:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
         self.send_head(206 if partly else 200, {**headers, **fault.headers})
-        body = bytearray(data[start:stop])
+        body = memoryview(data)[start:stop]
         for at in (fault.flip, hub.corrupt.get(path)):
             if at is not None and start <= at < stop:
+                body = memoryview(bytearray(body))
                 body[at - start] ^= 0xFF
-        self.send_body(memoryview(body)[: fault.cut], seen)
+        with hub.lock:
+            hub.busy += 1
+            hub.busiest = max(hub.busiest, hub.busy)
+        self.send_body(body[: fault.cut], seen)
+        with hub.lock:
+            hub.busy -= 1
         if fault.cut is not None:
             self.close_connection = True
         return None
@@ -207,22 +218,43 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
+    def __init__(self, *args: Any) -> None:
+        self.connections: list[socket.socket] = []
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.append(request)
+        super().process_request(request, client_address)
+
+    def hang_up(self) -> None:
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: object, client_address: object) -> None:
         pass  # a client that hangs up is what many tests are about
 
 
 @contextmanager
-def serving(hub: Hub, *, port: int = 0) -> Iterator[str]:
+def serving(
+    hub: Hub, *, port: int = 0, certificate: Path | None = None, key: Path | None = None
+) -> Iterator[str]:
     """Serve a hub; the base URL."""
     handler = type("Handler", (_Handler,), {"hub": hub})
     with _Server(("127.0.0.1", port), handler) as server:
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
-        hub.base = f"http://127.0.0.1:{server.server_address[1]}"
+        scheme = "https" if certificate else "http"
+        hub.base = f"{scheme}://127.0.0.1:{server.server_address[1]}"
         try:
             yield hub.base
         finally:
             server.shutdown()
+            server.hang_up()
             thread.join()
 
 

@@ -69,17 +69,24 @@ class Cache:
         """The folder that is written to: the first that can be, or could be made."""
         return next((folder for folder in self.folders if can_write(folder)), None)
 
-    def find(self, digest: Digest, *, size: int | None = None) -> Found:
+    def find(
+        self,
+        digest: Digest,
+        *,
+        size: int | None = None,
+        seal: Callable[[], Digest | None] | None = None,
+    ) -> Found:
         """A blob whose content is known to be right; one that is not is dropped where it can be.
 
-        A blob with a receipt is not hashed, one without is hashed once.
+        A blob with a receipt is not hashed, one without is hashed once. For ``seal``, see
+        :mod:`hubstate.cache.receipts`.
         """
         damaged: list[Path] = []
         for folder in self.folders:
             path = Blobs(folder).path(digest)
             try:
                 status = path.stat()
-                if self._is_sound(folder, path, digest, status=status, size=size):
+                if self._is_sound(folder, path, digest, status=status, size=size, seal=seal):
                     return Found(path=path, damaged=tuple(damaged))
             except OSError:  # it is not there, or cannot be read: then it is no use
                 continue
@@ -95,12 +102,14 @@ class Cache:
         *,
         status: os.stat_result,
         size: int | None,
+        seal: Callable[[], Digest | None] | None,
     ) -> bool:
         if size is not None and status.st_size != size:
             return False
         keepers = [folder] if self.writable in (folder, None) else [folder, self.writable]
-        if any(has_receipt(keeper, folder, digest, status=status) for keeper in keepers if keeper):
-            return True
+        for keeper in filter(None, keepers):
+            if has_receipt(keeper, folder, digest, status=status, seal=seal):
+                return True
         return self.check(folder, digest)
 
     def check(
@@ -145,7 +154,7 @@ class Cache:
             DigestMismatch: it has another size or digest than ``info`` states.
             Unreachable: no folder can be written, or it has no room.
         """
-        folder = self._ready(info.size or 0, what)
+        folder = self.ready(info.size or 0, what)
         blobs = Blobs(folder)
         with reachable(f"{what}: cannot be written to the cache {folder}"):
             blobs.discard_temporaries()
@@ -154,7 +163,12 @@ class Cache:
         write_receipt(folder, folder, digest, status=status)
         return blobs.path(digest), digest
 
-    def _ready(self, size: int, what: str) -> Path:
+    def ready(self, size: int, what: str) -> Path:
+        """The folder that is written to, once it is there and has room for so many bytes.
+
+        Raises:
+            Unreachable: no folder can be written, or it has no room.
+        """
         folder = self.writable
         if folder is None:
             places = os.pathsep.join(map(str, self.folders))

@@ -9,6 +9,11 @@
 
     {"inode": 1234, "mtime_ns": 1767225600000000000, "size": 44730000}
 
+``"seal"`` is there too where a blob was not hashed as a whole, but chunk by chunk against the
+digests of a manifest: it is the digest of all those digests, and the receipt holds for whoever
+comes with the same. Others hash the blob once. Otherwise a manifest that states one file's digest
+and another file's chunks could put the other file in the place of the first, for everybody.
+
 A receipt holds while the blob's size, time of change and inode are what they were when its
 content was verified. A lost or torn receipt costs one hashing and nothing else, so that it is
 written without waiting for the disk.
@@ -20,26 +25,49 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from hubstate.blobs import write_file
 from hubstate.digest import Digest
 
-__all__ = ["drop_receipt", "has_receipt", "write_receipt"]
+__all__ = ["drop_receipt", "facts_of", "has_receipt", "write_receipt"]
 
 
-def has_receipt(folder: Path, blobs: Path, digest: Digest, *, status: os.stat_result) -> bool:
-    """Whether ``folder`` holds a receipt for a blob of the cache folder ``blobs``, as it is now."""
+def has_receipt(
+    folder: Path,
+    blobs: Path,
+    digest: Digest,
+    *,
+    status: os.stat_result,
+    seal: Callable[[], Digest | None] | None = None,
+) -> bool:
+    """Whether ``folder`` holds a receipt for a blob of the cache folder ``blobs``, as it is now.
+
+    ``seal`` gives the digest of the digests of all chunks, where they are known.
+    """
     try:
         with open(_path(folder, blobs, digest), "rb") as file:  # noqa: PTH123 - half the time
-            return bool(json.loads(file.read()) == _facts(status))
-    except (OSError, ValueError):
+            facts = json.loads(file.read())
+        sealed = facts.pop("seal", None)
+    except (OSError, ValueError, AttributeError):
         return False
+    if facts != facts_of(status):
+        return False
+    return sealed is None or (seal is not None and sealed == str(seal()))
 
 
-def write_receipt(folder: Path, blobs: Path, digest: Digest, *, status: os.stat_result) -> None:
+def write_receipt(
+    folder: Path,
+    blobs: Path,
+    digest: Digest,
+    *,
+    status: os.stat_result,
+    seal: Digest | None = None,
+) -> None:
     """Keep a receipt, if it can be kept."""
-    data = json.dumps(_facts(status)).encode()
+    facts = facts_of(status) | ({"seal": str(seal)} if seal else {})
+    data = json.dumps(facts).encode()
     with contextlib.suppress(OSError):
         path = Path(_path(folder, blobs, digest))
         write_file(path, data, temporaries=folder / "tmp", durable=False)
@@ -60,5 +88,6 @@ def _key(folder: Path) -> str:
     return hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
 
 
-def _facts(status: os.stat_result) -> dict[str, int]:
+def facts_of(status: os.stat_result) -> dict[str, object]:
+    """What tells that a file is still the one that was verified."""
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}

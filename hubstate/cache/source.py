@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hubstate import settings
 from hubstate.blobs import FileInfo
+from hubstate.cache.fetching import Remote, fetch_ranges, fetch_whole, find_ranges
 from hubstate.cache.layers import Cache
+from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit, Endpoint
-from hubstate.errors import DigestMismatch, FileNotInRelease, Offline
+from hubstate.errors import DigestMismatch, FileNotInRelease, NotFound, Offline
+from hubstate.header import Header, header_size
+from hubstate.manifest import FileRecord
 from hubstate.progress import Hook
 from hubstate.reference import Reference
+from hubstate.transport import RangesRefused
+from hubstate.transport.chunks import Chunk, Range, cut, seal, tensors_of, tile, union
+
+_LARGE = 8 << 20  # bytes; below, one request is as good as several
 
 __all__ = ["Source", "offline_error"]
 
@@ -27,6 +37,8 @@ class Source:
     infos: dict[str, FileInfo]
     """What is known of each file; a digest that the registry does not state is added later."""
     paths: dict[str, Path] = field(default_factory=dict)
+    records: dict[str, FileRecord] = field(default_factory=dict)
+    """What the manifest says of each file, once it was read."""
 
     @property
     def where(self) -> str:
@@ -53,7 +65,7 @@ class Source:
         info = self.info(name)
         if name in self.paths or info.digest is None:
             return self.paths.get(name)
-        found = self.cache.find(info.digest, size=info.size)
+        found = self.cache.find(info.digest, size=info.size, seal=self._sealing(name))
         if found.path is None and found.damaged and self._is_cut_off():
             raise DigestMismatch(
                 f"{self.where}: {name} is damaged in the cache ({found.damaged[0]}: expected "
@@ -76,14 +88,96 @@ class Source:
         if path := self.find(name):
             return path
         self.check_allowed(name)
-        what = f"{name} of {self.where} from {self.endpoint.name}"
-        with self.endpoint.read(self.commit, name) as stream:
-            path, digest = self.cache.store(
-                stream, info=self.info(name), what=what, progress=progress
-            )
+        path, digest = self._fetch(name, progress)
         self.paths[name] = path
         self._learn(name, FileInfo(size=path.stat().st_size, digest=digest))
         return path
+
+    def _fetch(self, name: str, progress: Hook) -> tuple[Path, Digest]:
+        info, remote = self.info(name), self._remote(name, None)
+        if remote and remote.digest and (remote.sealed or remote.size >= _LARGE):
+            with suppress(RangesRefused):  # then all of it in one stream
+                return fetch_whole(self.cache, remote, progress=progress), remote.digest
+        with self.endpoint.read(self.commit, name) as stream:
+            return self.cache.store(stream, info=info, what=self._what(name), progress=progress)
+
+    def obtain_tensors(
+        self, name: str, tensors: Collection[str], *, header: Header | None, progress: Hook
+    ) -> Path:
+        """A weights file in which these tensors are right, and others may be holes.
+
+        Args:
+            name: of the file.
+            tensors: of which there are bytes in this file.
+            header: of the file, where no manifest tells what lies where.
+            progress: is told of bytes.
+
+        Raises:
+            NotFound: the file has no such tensor.
+            The same as :meth:`obtain` otherwise.
+        """
+        if path := self.find(name):
+            return path
+        remote = self._remote(name, header)
+        if remote is None:
+            return self.obtain(name, progress=progress)
+        wanted = self._wanted(name, header, tensors)
+        if path := find_ranges(self.cache, remote, wanted):
+            return path
+        self.check_allowed(name)
+        return fetch_ranges(self.cache, remote, wanted, progress=progress)
+
+    def prefix(self, name: str) -> bytes | None:
+        """The header of a weights file, from whatever part of the file the cache has."""
+        remote = self._remote(name, None)
+        path = self.find(name)
+        if path is None and remote:
+            path = find_ranges(self.cache, remote, [(0, 8)])
+        if path is None:
+            return None
+        with path.open("rb") as file:
+            start = file.read(8)
+            return start + file.read(header_size(start) - 8)
+
+    def _wanted(self, name: str, header: Header | None, tensors: Collection[str]) -> list[Range]:
+        record = self.records.get(name)
+        found = record if record and record.tensors else header
+        listed = {t.name: (t.start, t.stop) for t in tensors_of(found)}
+        if found is None or (absent := sorted(set(tensors) - set(listed))):
+            names = ", ".join(absent[:10]) if found else "any tensor"
+            raise NotFound(f"{self._what(name)}: expected {names}, found no such tensor")
+        start = min((start for start, _ in listed.values()), default=self.info(name).size or 0)
+        return union([(0, start), *(listed[name] for name in tensors)])
+
+    def _what(self, name: str) -> str:
+        return f"{name} of {self.where} from {self.endpoint.name}"
+
+    def _remote(self, name: str, header: Header | None) -> Remote | None:
+        """A file that can be fetched in ranges, if there is one to ask and its size is known."""
+        info = self.info(name)
+        size = info.size
+        if not self.endpoint.remote or not size:
+            return None
+        return Remote(
+            what=self._what(name),
+            size=size,
+            digest=info.digest,
+            tiles=self._tiles(name) or _unsealed(header),
+            identity=f"{self.endpoint.name}\n{self.commit.repo}\n{self.commit.id}\n{name}",
+            read=lambda start, stop: self.endpoint.read(
+                self.commit, name, start=start, stop=None if stop == size else stop
+            ),
+        )
+
+    def _tiles(self, name: str) -> tuple[Chunk, ...] | None:
+        return tile(self.records[name]) if name in self.records else None
+
+    def _sealing(self, name: str) -> Callable[[], Digest | None]:
+        def sealed() -> Digest | None:
+            tiles = self._tiles(name)
+            return seal(tiles) if tiles else None
+
+        return sealed
 
     def _learn(self, name: str, info: FileInfo) -> None:
         """Remember a digest that the registry does not state, so that the next look finds it."""
@@ -115,3 +209,11 @@ def offline_error(what: str, reference: Reference, endpoint: Endpoint, cache: Ca
         f"HF_HUB_OFFLINE forbids asking {endpoint.name}. Where the network is allowed, run "
         f"'hubstate fetch {reference}'"
     )
+
+
+def _unsealed(header: Header | None) -> tuple[Chunk, ...]:
+    """The chunks of each tensor, without digests."""
+    if header is None:
+        return ()
+    tensors = [(tensor.start, tensor.stop) for tensor in header.tensors.values()]
+    return tuple(cut(part for part in [(0, header.size), *tensors] if part[0] < part[1]))

@@ -1,0 +1,202 @@
+"""A remote file into the cache, all of it or some ranges, with nothing fetched twice.
+
+What is there already is taken over first, hashed again: from a run that was killed, and from
+partial files of other folders of the cache or with other ranges. The rest is fetched.
+
+Two kinds of files are told apart. A **sealed** one has a digest for every chunk, from the
+manifest: each range is verified against what was published, and a file whose chunks are all right
+is right. One that is **not sealed** comes from a repository without manifest: its size is
+checked, and its digest once all of it is there, if the registry states one. Until then, nothing
+tells whether a range is what was published; that no bit has changed since it arrived is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from hubstate.blobs import Blobs, make_folders, reachable
+from hubstate.cache.layers import Cache
+from hubstate.cache.partials import Partials
+from hubstate.cache.receipts import write_receipt
+from hubstate.digest import Digest, hash_file
+from hubstate.errors import DigestMismatch
+from hubstate.progress import Hook
+from hubstate.transport import RangesRefused
+from hubstate.transport.chunks import Chunk, Range, bridge, cut, is_covered, seal, subtract, union
+from hubstate.transport.engine import Read, transfer
+from hubstate.transport.part import Part, adopt_run, read_journal, runs_in, start_run
+
+__all__ = ["Remote", "fetch_ranges", "fetch_whole", "find_ranges"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A file that a registry has."""
+
+    what: str
+    """In the errors' words."""
+    size: int
+    digest: Digest | None
+    tiles: tuple[Chunk, ...]
+    """Chunks that make up the file, in order; none where nothing is known of its inside."""
+    identity: str
+    """What the file is, where its tiles do not say so: registry, commit and path."""
+    read: Read
+
+    @property
+    def sealed(self) -> bool:
+        """Whether there is a digest for every byte."""
+        known = self.digest is not None and bool(self.tiles)
+        return known and all(chunk.digest for chunk in self.tiles)
+
+    @cached_property
+    def seal(self) -> Digest | None:
+        """The digest of all digests."""
+        return seal(self.tiles) if self.sealed else None
+
+    @cached_property
+    def key(self) -> str:
+        """The name under which parts of it are kept.
+
+        It covers the digests of all chunks: who can state a file's digest alone, in a manifest
+        of his own, must not get at the parts of the file that really has it.
+        """
+        return (self.seal or Digest.of(self.identity.encode())).hex
+
+
+def find_ranges(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Path | None:
+    """A partial file in the cache that has all of the wanted ranges."""
+    found = (Partials(folder, remote.key).find(wanted) for folder in cache.folders)
+    return next(filter(None, found), None)
+
+
+def fetch_ranges(cache: Cache, remote: Remote, wanted: Sequence[Range], *, progress: Hook) -> Path:
+    """A file of the right length that has the wanted ranges, and holes elsewhere.
+
+    Raises:
+        DigestMismatch: a chunk is not what was published, or the size is not.
+        RangesRefused: the registry sends whole files only.
+        Unreachable: the registry does not answer, or the cache cannot be written.
+    """
+    wanted = union(wanted)
+    if found := find_ranges(cache, remote, wanted):
+        return found
+    with _filling(cache, remote, wanted) as (folder, part):
+        _fetch(remote, part, wanted, progress)
+        with reachable(f"{remote.what}: cannot be written to the cache {folder}"):
+            if is_covered((0, remote.size), part.covered):
+                return _finish(folder, remote, part)
+            return Partials(folder, remote.key).publish(part, digest=remote.digest)
+
+
+def fetch_whole(cache: Cache, remote: Remote, *, progress: Hook) -> Path:
+    """A whole file, verified: the blob that its digest names.
+
+    Raises:
+        The same as :func:`fetch_ranges`.
+    """
+    wanted = [(0, remote.size)]
+    with _filling(cache, remote, wanted) as (folder, part):
+        _fetch(remote, part, wanted, progress)
+        with reachable(f"{remote.what}: cannot be written to the cache {folder}"):
+            return _finish(folder, remote, part)
+
+
+@contextmanager
+def _filling(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Iterator[tuple[Path, Part]]:
+    """A part with what is there already; it is kept only where going on with it makes sense."""
+    folder = cache.ready(0, remote.what)
+    partials = Partials(folder, remote.key)
+    what = f"{remote.what}: cannot be written to the cache {folder}"
+    with reachable(what):
+        make_folders(partials.folder)
+        part = _begin(partials.folder)
+    try:
+        with part:
+            cache.ready(sum(b - a for a, b in subtract(wanted, part.covered)), remote.what)
+            with reachable(what):
+                _take_over(cache, remote, part, partials.folder)
+            yield folder, part
+    except (DigestMismatch, RangesRefused) as error:
+        part.discard()
+        if isinstance(error, DigestMismatch) and not remote.sealed:
+            partials.discard()
+        raise
+    finally:
+        if not part.have or not part.path.exists():
+            part.discard()
+        for empty in (partials.folder, partials.folder.parent):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+def _begin(place: Path) -> Part:
+    """Go on with the runs of killed processes, joined into one, or begin a new one."""
+    found = [part for run in runs_in(place) if (part := adopt_run(run))]
+    if not found:
+        return start_run(place)
+    for other in found[1:]:
+        have = found[0].covered
+        chunks = [c for c in other.have if not is_covered((c.start, c.stop), have)]
+        found[0].copy(chunks, other.path)
+        with other:
+            other.discard()
+    return found[0]
+
+
+def _take_over(cache: Cache, remote: Remote, part: Part, place: Path) -> None:
+    """Copy what other runs and partial files have, if it is what was published."""
+    known = {chunk for chunk in remote.tiles if chunk.digest}
+    for path, chunks in _donors(cache, remote, part, place):
+        have = part.covered
+        fitting = [chunk for chunk in chunks if not remote.sealed or chunk in known]
+        part.copy([c for c in fitting if not is_covered((c.start, c.stop), have)], path)
+
+
+def _donors(
+    cache: Cache, remote: Remote, part: Part, place: Path
+) -> Iterator[tuple[Path, Sequence[Chunk]]]:
+    for folder in cache.folders:
+        for partial in Partials(folder, remote.key):
+            yield partial.path, partial.chunks
+    for run in runs_in(place):
+        if run != part.folder:
+            yield run / "part", read_journal(run / "journal")
+
+
+def _fetch(remote: Remote, part: Part, wanted: Sequence[Range], progress: Hook) -> None:
+    missing = _missing(remote, part, wanted)
+    there = sum(b - a for a, b in wanted) - sum(chunk.size for chunk in missing)
+    progress(max(0, there))
+    with reachable(f"{remote.what}: cannot be written to {part.folder}"):
+        part.reserve(remote.size, union((chunk.start, chunk.stop) for chunk in missing))
+        transfer(remote.read, missing, part, what=remote.what, progress=progress)
+
+
+def _missing(remote: Remote, part: Part, wanted: Sequence[Range]) -> list[Chunk]:
+    have = part.covered
+    if not remote.tiles:
+        return cut(subtract(wanted, have))
+    absent = [t for t in remote.tiles if not is_covered((t.start, t.stop), have)]
+    inside = {t for t in absent if is_covered((t.start, t.stop), wanted)}
+    chosen = bridge(absent, inside)
+    if remote.sealed:
+        return chosen
+    return cut(subtract(((chunk.start, chunk.stop) for chunk in chosen), have))
+
+
+def _finish(folder: Path, remote: Remote, part: Part) -> Path:
+    digest = remote.digest if remote.sealed else hash_file(part.path)
+    if digest is None or remote.digest not in (None, digest):
+        raise DigestMismatch(f"{remote.what}: expected {remote.digest}, found {digest}")
+    path = Blobs(folder).path(digest)
+    make_folders(path.parent)
+    write_receipt(folder, folder, digest, status=part.move(path), seal=remote.seal)
+    Partials(folder, remote.key).supersede(path, None, digest=digest)
+    part.discard()
+    return path

@@ -1,0 +1,147 @@
+"""Files of which only some ranges are in the cache: those of the tensors that were wanted.
+
+::
+
+    FOLDER/partial/<64 hex>/       the key of one file, see hubstate.cache.fetching
+    ├── <16 hex>.part              as long as the file, with holes; the name is that of its ranges
+    ├── <16 hex>.json              {"digest": …, "facts": …, "ranges": [[start, stop, sha256], …]}
+    └── run-…/                     a transfer, see hubstate.transport.part
+
+A partial file never loses a range, so that a path stays good once it was given to somebody: one
+that has more is put in its place, as a link. The record holds while the file's size, time of
+change and inode are what they were when its ranges were verified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubstate.blobs import write_file
+from hubstate.cache.receipts import facts_of
+from hubstate.digest import Digest
+from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
+from hubstate.transport.part import Part
+
+__all__ = ["Partial", "Partials", "discard_partials"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Partial:
+    """A file with holes, and what is not a hole."""
+
+    path: Path
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def covered(self) -> list[Range]:
+        """The ranges that are there, joined and in order."""
+        return union((chunk.start, chunk.stop) for chunk in self.chunks)
+
+
+class Partials:
+    """What one cache folder has of one file."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder / "partial" / key
+        self._temporaries = folder / "tmp"
+
+    def __iter__(self) -> Iterator[Partial]:
+        """Those whose record still holds."""
+        for record in sorted(self.folder.glob("*.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                yield _read(record)
+
+    def find(self, wanted: Sequence[Range]) -> Path | None:
+        """A file that has all of the wanted ranges."""
+        for partial in self:
+            covered = partial.covered
+            if all(is_covered(part, covered) for part in wanted):
+                with contextlib.suppress(OSError):
+                    os.utime(partial.path.with_suffix(".json"))  # the last use
+                return partial.path
+        return None
+
+    def publish(self, part: Part, *, digest: Digest | None) -> Path:
+        """Keep what a transfer has verified, under a name of its own.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        chunks = tuple(sorted(part.have, key=lambda chunk: chunk.start))
+        path = self.folder / f"{seal(chunks).hex[:16]}.part"
+        self._record(path, chunks, part.move(path), digest)
+        self.supersede(path, chunks, digest=digest)
+        return path
+
+    def _record(
+        self,
+        path: Path,
+        chunks: Sequence[Chunk],
+        status: os.stat_result,
+        digest: Digest | None,
+    ) -> None:
+        record = {
+            "digest": digest.hex if digest else None,
+            "facts": facts_of(status),
+            "ranges": [[c.start, c.stop, c.digest.hex if c.digest else None] for c in chunks],
+        }
+        data = json.dumps(record).encode()
+        write_file(path.with_suffix(".json"), data, temporaries=self._temporaries, durable=False)
+
+    def supersede(
+        self, path: Path, chunks: Sequence[Chunk] | None, *, digest: Digest | None
+    ) -> None:
+        """Put a file that has more in the place of those that have less, which frees their room.
+
+        ``chunks`` is None for a file that is whole.
+        """
+        have = None if chunks is None else union((chunk.start, chunk.stop) for chunk in chunks)
+        for partial in self:
+            less = have is None or all(is_covered(r, have) for r in partial.covered)
+            if less and partial.path != path:
+                with contextlib.suppress(OSError):
+                    self._replace(partial, path, digest)
+
+    def _replace(self, partial: Partial, path: Path, digest: Digest | None) -> None:
+        link = partial.path.with_suffix(f".{os.urandom(4).hex()}.tmp")
+        os.link(path, link)
+        os.replace(link, partial.path)
+        self._record(partial.path, partial.chunks, path.stat(), digest)
+
+    def discard(self) -> None:
+        """Remove all of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read(record: Path) -> Partial:
+    """A partial file as its record says.
+
+    Raises:
+        ValueError: the record is no longer true, or none.
+    """
+    fields: Any = json.loads(record.read_bytes())
+    path = record.with_suffix(".part")
+    if fields["facts"] != facts_of(path.stat()):
+        raise ValueError("changed since")
+    ranges = ((int(a), int(b), Digest(hex) if hex else None) for a, b, hex in fields["ranges"])
+    return Partial(path=path, chunks=tuple(Chunk(*range) for range in ranges))
+
+
+def discard_partials(folder: Path, *, unused: float, dry_run: bool = False) -> list[Path]:
+    """Remove the partial files of a cache folder that nobody used for so many seconds."""
+    gone = []
+    for place in (folder / "partial").glob("*"):
+        times = [path.stat().st_mtime for path in place.rglob("*") if path.exists()]
+        if time.time() - max(times, default=0) > unused:
+            gone.append(place)
+            if not dry_run:
+                shutil.rmtree(place, ignore_errors=True)
+    return gone

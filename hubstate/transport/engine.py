@@ -1,0 +1,245 @@
+"""Fetching chunks of one file over several connections, each verified as it arrives.
+
+::
+
+    queue of runs ── span ──> worker: read ─> hash ─> write ─┐
+                  ── span ──> worker: …                      ├─> journal ─> progress
+                  ── span ──> worker: …                      ┘
+                       ▲ as many workers as Pace says
+
+A worker has one buffer of 1 MiB, so that memory does not grow with the file. A chunk that is
+not what its digest says is asked for once more, and the second time is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from hubstate.blobs import Stream
+from hubstate.digest import Digest
+from hubstate.errors import DigestMismatch
+from hubstate.transport.chunks import Chunk, runs
+from hubstate.transport.pace import Pace
+from hubstate.transport.part import Part
+
+__all__ = ["Read", "transfer"]
+
+_BLOCK = 1 << 20
+_SHORTEST, _LONGEST = 4 << 20, 64 << 20  # bytes of one request, where there is so much in a row
+_TICK = 0.1  # seconds
+
+
+class Read(Protocol):
+    """Opens bytes ``start`` up to ``stop`` of the file, as often as it takes."""
+
+    def __call__(self, start: int, stop: int) -> AbstractContextManager[Stream]: ...
+
+
+def transfer(
+    read: Read,
+    chunks: Iterable[Chunk],
+    part: Part,
+    *,
+    what: str,
+    pace: Pace | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> None:
+    """Fetch chunks into a part; what was verified before an error stays in its journal.
+
+    Args:
+        read: opens a range; it does its own waiting and trying again.
+        chunks: in the order of their offsets.
+        part: takes the bytes and remembers what is right.
+        what: in the errors' words.
+        pace: how many connections to have.
+        progress: is told of verified bytes, from several threads, one at a time.
+
+    Raises:
+        DigestMismatch: bytes that are wrong twice.
+        HubstateError: whatever reading raises; the first of several errors.
+        OSError: the part cannot be written.
+    """
+    _Transfer(read, chunks, part, what, progress).run(pace or Pace())
+
+
+class _Transfer:
+    def __init__(
+        self,
+        read: Read,
+        chunks: Iterable[Chunk],
+        part: Part,
+        what: str,
+        progress: Callable[[int], object] | None,
+    ) -> None:
+        self._read, self._part, self._what, self._progress = read, part, what, progress
+        self._queue = deque(runs(chunks))
+        self._left = sum(chunk.size for run in self._queue for chunk in run)
+        self._arrived = 0
+        self._suspects: set[int] = set()
+        self._change = threading.Condition()
+        self._workers: dict[threading.Thread, Any] = {}
+        self._wanted = 0
+        self._error: BaseException | None = None
+        self._stopped = False
+
+    def run(self, pace: Pace) -> None:
+        try:
+            with self._change:
+                while self._error is None and (self._workers or self._queue):
+                    self._wanted = pace.tell(self._arrived)
+                    while len(self._workers) < min(self._wanted, self._useful()):
+                        self._start()
+                    self._change.wait(_TICK)
+        finally:
+            self._stop()
+        if self._error:
+            raise self._error
+
+    def _useful(self) -> int:
+        """The workers that there is something to do for."""
+        more = max(len(self._queue), self._left // _SHORTEST) if self._queue else 0
+        return len(self._workers) + more
+
+    def _start(self) -> None:
+        worker = threading.Thread(target=self._work, name="hubstate-transfer", daemon=True)
+        self._workers[worker] = None
+        worker.start()
+
+    def _stop(self) -> None:
+        with self._change:
+            self._stopped = True
+            workers = list(self._workers.items())
+        for _, stream in workers:
+            if abort := getattr(stream, "abort", None):
+                abort()
+        for worker, stream in workers:
+            # One that has no stream yet is waiting for a server, and will write nothing.
+            worker.join(None if stream else 1.0)
+
+    def _work(self) -> None:
+        me = threading.current_thread()
+        buffer = memoryview(bytearray(_BLOCK))
+        try:
+            while span := self._take():
+                self._fetch(span, buffer)
+        except BaseException as error:
+            with self._change:
+                self._error = self._error or error
+        finally:
+            with self._change:
+                self._workers.pop(me, None)
+                self._change.notify_all()
+
+    def _take(self) -> list[Chunk]:
+        """The chunks of the next request: fewer of them the nearer the end is."""
+        with self._change:
+            done = self._stopped or self._error or len(self._workers) > self._wanted
+            if done or not self._queue:
+                return []
+            size = min(_LONGEST, max(_SHORTEST, self._left // (2 * self._wanted)))
+            run = self._queue.popleft()
+            end = run[0].start + size
+            count = next((i for i, c in enumerate(run) if i and c.stop > end), len(run))
+            if count < len(run):
+                self._queue.appendleft(run[count:])
+            self._left -= sum(chunk.size for chunk in run[:count])
+            return run[:count]
+
+    def _fetch(self, span: list[Chunk], buffer: memoryview) -> None:
+        with self._read(span[0].start, span[-1].stop) as stream, self._watched(stream):
+            checker = _Checker(span)
+            while not checker.done and not self._stopped:
+                count = stream.readinto(buffer[: checker.left]) or 0
+                self._part.write(buffer[:count], checker.position)
+                right = checker.take(buffer[:count])
+                self._keep(right)
+                if checker.wrong:
+                    break
+                if not count:
+                    raise DigestMismatch(f"{self._what}: ends at byte {checker.position:,}")
+            if checker.done and stream.readinto(buffer[:1]):
+                raise DigestMismatch(f"{self._what}: goes on after byte {checker.position:,}")
+        if checker.wrong:
+            self._ask_again(checker)
+
+    @contextlib.contextmanager
+    def _watched(self, stream: Stream) -> Any:
+        """Let :meth:`_stop` know the stream that this thread may be waiting for."""
+        me = threading.current_thread()
+        with self._change:
+            self._workers[me] = stream
+        try:
+            yield
+        finally:
+            with self._change:
+                self._workers[me] = None
+
+    def _keep(self, chunks: list[Chunk]) -> None:
+        if chunks:
+            self._part.keep(chunks)
+            count = sum(chunk.size for chunk in chunks)
+            with self._change:
+                self._arrived += count
+                if self._progress:
+                    self._progress(count)
+
+    def _ask_again(self, checker: _Checker) -> None:
+        wrong, found = checker.span[checker.index], checker.wrong
+        if wrong.start in self._suspects:
+            raise DigestMismatch(
+                f"{self._what}: bytes {wrong.start:,}–{wrong.stop:,}: expected {wrong.digest}, "
+                f"found {found}"
+            )
+        rest = checker.span[checker.index :]
+        with self._change:
+            self._suspects.add(wrong.start)
+            self._queue.append(rest)
+            self._left += sum(chunk.size for chunk in rest)
+
+
+class _Checker:
+    """Follows a span as its bytes arrive, and says which chunks are complete and right."""
+
+    def __init__(self, span: list[Chunk]) -> None:
+        self.span = span
+        self.index = 0
+        self.position = span[0].start
+        self.wrong: Digest | None = None
+        self._hasher = hashlib.sha256()
+
+    @property
+    def left(self) -> int:
+        """The bytes to come, at most a buffer of them."""
+        return min(_BLOCK, self.span[-1].stop - self.position)
+
+    @property
+    def done(self) -> bool:
+        return self.index == len(self.span)
+
+    def take(self, view: memoryview) -> list[Chunk]:
+        """The chunks that end within these bytes, with their digests; it stops at a wrong one."""
+        right = []
+        while view and not self.wrong:
+            chunk = self.span[self.index]
+            piece = view[: chunk.stop - self.position]
+            self._hasher.update(piece)
+            self.position += len(piece)
+            view = view[len(piece) :]
+            if self.position == chunk.stop:
+                right += self._close(chunk)
+        return right
+
+    def _close(self, chunk: Chunk) -> list[Chunk]:
+        digest = Digest(self._hasher.hexdigest())
+        if chunk.digest not in (None, digest):
+            self.wrong = digest
+            return []
+        self.index += 1
+        self._hasher = hashlib.sha256()
+        return [Chunk(chunk.start, chunk.stop, digest)]

@@ -1,0 +1,245 @@
+"""A file while it is being fetched: its bytes, and a journal of those that were verified.
+
+::
+
+    FOLDER/run-<8 hex of the machine>-<process>-<random>/
+    ├── part       as long as the file will be; what is not in the journal may be anything
+    └── journal    a line for each verified chunk: "start stop sha256"
+
+The journal is locked while its process lives, where the file system can do that. A line is
+written after its bytes, so that a killed process leaves a journal that is true, as far as the
+disk kept up: whoever goes on hashes again what the journal names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from hubstate.blobs import sync_folder
+from hubstate.digest import Digest, hash_ranges
+from hubstate.transport.chunks import Chunk, Range, union
+
+__all__ = ["Part", "adopt_run", "read_journal", "runs_in", "start_run"]
+
+_LINE = re.compile(rb"(\d{1,18}) (\d{1,18}) ([0-9a-f]{64})\n")
+_BLOCK = 1 << 20
+_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
+
+
+class Part:
+    """A file that is being fetched by this process, to be used as a context.
+
+    Args:
+        folder: of this run.
+        journal: the descriptor of its journal, which is locked.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, journal: int) -> None:
+        self.folder = folder
+        self.path = folder / "part"
+        self.have: list[Chunk] = []
+        """What is there and verified."""
+        self._lock = threading.Lock()
+        self._journal = journal
+        try:
+            self._descriptor = os.open(self.path, _FLAGS | os.O_CREAT, 0o666)
+        except OSError:
+            os.close(journal)
+            raise
+
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
+        os.close(self._journal)
+
+    @property
+    def covered(self) -> list[Range]:
+        """The verified ranges, joined and in order."""
+        return union((chunk.start, chunk.stop) for chunk in self.have)
+
+    def reserve(self, size: int, ranges: Iterable[Range]) -> None:
+        """Give the file its length, and room for some ranges: that is quicker, and fails early.
+
+        Raises:
+            OSError: there is no room.
+        """
+        os.ftruncate(self._descriptor, size)
+        if hasattr(os, "posix_fallocate"):
+            for start, stop in ranges:
+                os.posix_fallocate(self._descriptor, start, stop - start)
+
+    def write(self, view: memoryview, position: int) -> None:
+        """Write bytes that are not verified yet.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        while view:
+            count = os.pwrite(self._descriptor, view, position)
+            view, position = view[count:], position + count
+
+    def keep(self, chunks: list[Chunk]) -> None:
+        """Record chunks whose bytes were written and are right; each has its digest.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        lines = [b"%d %d %s\n" % (c.start, c.stop, _hex(c)) for c in chunks]
+        if lines:
+            with self._lock:
+                os.write(self._journal, b"".join(lines))
+                self.have += chunks
+
+    def recover(self) -> None:
+        """Hash again what the journal names, and forget what is not so."""
+        told = read_journal(self.folder / "journal")
+        found = hash_ranges(self.path, [(c.start, c.stop) for c in told])
+        right = [c for c, digest in zip(told, found, strict=True) if digest == c.digest]
+        os.ftruncate(self._journal, 0)
+        self.keep(right)
+
+    def copy(self, chunks: Iterable[Chunk], source: Path) -> None:
+        """Take chunks over from another file, those that it really has.
+
+        Raises:
+            OSError: this file cannot be written.
+        """
+        try:
+            descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError:
+            return
+        try:
+            for chunk in chunks:
+                if self._copy(descriptor, chunk):
+                    self.keep([chunk])
+        finally:
+            os.close(descriptor)
+
+    def _copy(self, descriptor: int, chunk: Chunk) -> bool:
+        hasher = hashlib.sha256()
+        for at in range(chunk.start, chunk.stop, _BLOCK):
+            block = os.pread(descriptor, min(_BLOCK, chunk.stop - at), at)
+            hasher.update(block)
+            self.write(memoryview(block), at)
+        return hasher.hexdigest().encode() == _hex(chunk)
+
+    def move(self, path: Path) -> os.stat_result:
+        """Give the file another name, for good, once its bytes have reached the disk.
+
+        Raises:
+            OSError: the disk fails, or the name cannot be given.
+        """
+        os.fsync(self._descriptor)
+        os.replace(self.path, path)
+        sync_folder(path.parent)
+        if hasattr(os, "fchmod"):
+            os.fchmod(self._descriptor, os.fstat(self._descriptor).st_mode & 0o444)
+        return os.fstat(self._descriptor)
+
+    def discard(self) -> None:
+        """Remove all of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _hex(chunk: Chunk) -> bytes:
+    assert chunk.digest, "only chunks with a digest are recorded"
+    return chunk.digest.hex.encode()
+
+
+def read_journal(path: Path) -> list[Chunk]:
+    """The chunks that a journal names, without a last line that was cut off."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return []
+    lines = _LINE.findall(data)
+    return [Chunk(int(start), int(stop), Digest(hex.decode())) for start, stop, hex in lines]
+
+
+def start_run(folder: Path) -> Part:
+    """A new run; others see it once it is locked.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    new = folder / f"new-{os.urandom(8).hex()}"
+    new.mkdir()
+    journal = os.open(new / "journal", _FLAGS | os.O_CREAT | os.O_APPEND, 0o666)
+    _take_lock(journal)
+    return Part(new.rename(_name(folder)), journal=journal)
+
+
+def _name(folder: Path) -> Path:
+    return folder / f"run-{_machine()}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def runs_in(folder: Path) -> Iterator[Path]:
+    """The runs of all processes, living or not."""
+    yield from sorted(folder.glob("run-*-*-*"))
+
+
+def adopt_run(run: Path) -> Part | None:
+    """Go on with the run of a killed process of this machine; None if it may be alive.
+
+    The lock tells, and only among processes of one machine; elsewhere a run is copied from.
+
+    Raises:
+        OSError: what it has cannot be read.
+    """
+    if run.name.split("-")[1] != _machine():
+        return None
+    try:
+        journal = os.open(run / "journal", _FLAGS | os.O_APPEND)
+    except OSError:
+        return None
+    try:
+        mine = run.rename(_name(run.parent)) if _take_lock(journal) else None
+    except OSError:  # another process was faster
+        mine = None
+    if mine is None:
+        os.close(journal)
+        return None
+    part = Part(mine, journal=journal)
+    part.recover()
+    return part
+
+
+def _take_lock(descriptor: int) -> bool:
+    """Whether nobody else holds the lock of a file; false too where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight digits that differ between machines, and between two starts of one."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    text = platform.node()
+    with contextlib.suppress(OSError):
+        text += boot.read_text()
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,465 @@
+"""Files from servers into the cache: in ranges, verified, resumed, in part, come what may."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hubs import Fault, Hub, free_port, serving
+
+from hubstate.blobs import Blobs
+from hubstate.cache import Cache
+from hubstate.digest import Digest
+from hubstate.endpoints.http import HttpEndpoint
+from hubstate.errors import (
+    DigestMismatch,
+    HubstateError,
+    NotFound,
+    Offline,
+    Unreachable,
+)
+from hubstate.header import dump_header, parse_header
+from hubstate.hub import Release, fetch, open_release
+from hubstate.manifest import Entry, Manifest, dump, hash_weights
+from hubstate.transport import Patience
+from hubstate.transport.part import read_journal
+
+HASTE = Patience(attempts=4, base=0.001, longest=0.02)
+NAME = "model.safetensors"
+SIDE = 128  # each weight of a layer has 64 KiB
+
+
+def weights(layers: int, *, seed: int = 0) -> bytes:
+    """A safetensors file with a weight and a small bias for each layer."""
+    shapes = {f"layer{i}.{k}": ("float32", s) for i in range(layers) for k, s in PARTS.items()}
+    head = dump_header(shapes, {})
+    return head + random.Random(seed).randbytes(layers * 4 * (SIDE * SIDE + SIDE))
+
+
+PARTS: dict[str, tuple[int, ...]] = {"weight": (SIDE, SIDE), "bias": (SIDE,)}
+
+
+def manifest(path: Path) -> bytes:
+    record = hash_weights(path, name=NAME)
+    tensors = [
+        Entry(path=t.name, kind="param", shape=t.shape, dtype=t.dtype, trainable=True)
+        for t in record.tensors
+    ]
+    modules = {t.path.rpartition(".")[0] for t in tensors} | {""}
+    structure = [*(Entry(path=m, kind="module") for m in sorted(modules)), *tensors]
+    return dump(Manifest(structure=tuple(structure), files=(record,)))
+
+
+@pytest.fixture
+def data() -> bytes:
+    return weights(100)
+
+
+@pytest.fixture
+def hub(data: bytes, tmp_path: Path) -> Iterator[Hub]:
+    file = tmp_path / "source"
+    file.write_bytes(data)
+    served = Hub({NAME: data, "hubstate.json": manifest(file)})
+    with serving(served):
+        yield served
+
+
+def release(hub: Hub) -> Release:
+    return open_release("org/name", registry=HttpEndpoint(hub.base, patience=HASTE))
+
+
+def left_behind() -> list[Path]:
+    """What is in the cache beside blobs, receipts and the records of releases."""
+    cache = Path(os.environ["HUBSTATE_CACHE"])
+    known = {"CACHEDIR.TAG", "blobs", "receipts", "endpoints"}
+    return [
+        p for p in cache.rglob("*") if p.is_file() and p.relative_to(cache).parts[0] not in known
+    ]
+
+
+def header_bytes(data: bytes) -> int:
+    return parse_header(data, file_size=len(data)).size
+
+
+# Whole files
+
+
+def test_a_file_is_fetched_once_whole_and_leaves_nothing_else(hub: Hub, data: bytes) -> None:
+    told: list[int] = []
+    path = release(hub).path(NAME, progress=told.append)
+    assert path.read_bytes() == data
+    assert path.name == hashlib.sha256(data).hexdigest()
+    assert hub.sent(NAME) == len(data) == sum(told)
+    assert left_behind() == []
+    release(hub).path(NAME)
+    assert hub.sent(NAME) == len(data)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [Fault(cut=100_000), Fault(cut=1_000_000)],
+        [Fault(status=503), Fault(status=429, retry_after="0"), Fault(status=500)],
+        [Fault(cut=0), Fault(cut=1), Fault(cut=2_000_000), Fault(status=502)],
+    ],
+    ids=["truncated", "refused", "both"],
+)
+def test_a_transfer_survives_a_bad_server_and_asks_for_no_byte_twice(
+    hub: Hub, data: bytes, faults: list[Fault]
+) -> None:
+    opened = release(hub)
+    hub.faults = faults
+    assert opened.path(NAME).read_bytes() == data
+    assert hub.sent(NAME) == len(data)
+    assert left_behind() == []
+
+
+def test_a_server_that_restarts_is_waited_for(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(data)
+    files = {NAME: data, "hubstate.json": manifest(tmp_path / "source")}
+    port, patience = free_port(), Patience(attempts=9, base=0.05, longest=0.3)
+    first, second = Hub(files), Hub(files)
+    fetched: list[bytes] = []
+    with serving(first, port=port) as base:
+        opened = open_release("org/name", registry=HttpEndpoint(base, patience=patience))
+        first.rate = 5e6
+        worker = threading.Thread(target=lambda: fetched.append(opened.path(NAME).read_bytes()))
+        worker.start()
+        while first.sent(NAME) < 1_000_000:
+            time.sleep(0.01)
+    time.sleep(0.2)
+    with serving(second, port=port):
+        worker.join()
+    assert fetched == [data]
+    assert 0 < second.sent(NAME) < len(data)
+
+
+def test_bytes_that_are_wrong_once_are_asked_for_again(hub: Hub, data: bytes) -> None:
+    opened = release(hub)
+    hub.faults = [Fault(flip=header_bytes(data) + 5)]
+    assert opened.path(NAME).read_bytes() == data
+    assert left_behind() == []
+
+
+def test_bytes_that_stay_wrong_are_named_and_leave_a_clean_cache(hub: Hub, data: bytes) -> None:
+    opened = release(hub)
+    at = hub.corrupt[NAME] = len(data) // 2
+    with pytest.raises(DigestMismatch) as caught:
+        opened.path(NAME)
+    found = str(caught.value).partition(": bytes ")[2].partition(":")[0].replace(",", "")
+    start, stop = map(int, found.split("–"))
+    assert start <= at < stop
+    assert stop - start <= 4 * SIDE * SIDE
+    assert left_behind() == []
+    assert not Blobs(Path(os.environ["HUBSTATE_CACHE"])).path(Digest.of(data)).exists()
+
+
+def test_a_server_without_ranges_serves_whole_files_and_no_parts(hub: Hub, data: bytes) -> None:
+    hub.ranges = False
+    opened = release(hub)
+    with pytest.raises(Unreachable, match="does not serve ranges"):
+        opened.tensors_path(NAME, ["layer9.weight"])
+    assert left_behind() == []
+    assert opened.path(NAME).read_bytes() == data
+    assert left_behind() == []
+
+
+def test_a_file_of_another_size_leaves_a_clean_cache(hub: Hub, data: bytes) -> None:
+    opened = release(hub)
+    hub.files[NAME] = data + b"more"
+    with pytest.raises(DigestMismatch, match=f"expected {len(data)} bytes, the server has"):
+        opened.path(NAME)
+    assert left_behind() == []
+
+
+def test_a_file_that_is_replaced_on_the_way_leaves_a_clean_cache(hub: Hub, data: bytes) -> None:
+    opened = release(hub)
+    hub.faults = [Fault(cut=300_000), Fault(headers={"ETag": '"another"'})]
+    with pytest.raises(DigestMismatch, match="replaced while it was read"):
+        opened.path(NAME)
+    assert left_behind() == []
+
+
+def test_a_disk_without_the_room_is_refused_before_a_byte_is_asked_for(
+    hub: Hub, data: bytes
+) -> None:
+    del hub.files["hubstate.json"]
+    told = hub.info()
+    told["siblings"][0]["size"] = told["siblings"][0]["lfs"]["size"] = 10**16
+    hub.info = lambda: told  # type: ignore[method-assign]
+    with pytest.raises(Unreachable, match=r"needs 10000000000000000 bytes, the cache .* left"):
+        release(hub).path(NAME)
+    assert hub.sent(NAME) == 0
+    assert left_behind() == []
+
+
+def test_what_is_offline_is_not_asked_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = release(hub)
+    monkeypatch.setenv("HUBSTATE_OFFLINE", "1")
+    with pytest.raises(Offline, match=NAME):
+        opened.path(NAME)
+    with pytest.raises(Offline, match=NAME):
+        opened.tensors_path(NAME, ["layer9.weight"])
+    assert hub.sent(NAME) == 0
+
+
+# Interruptions
+
+FETCH = """
+import sys
+from hubstate.hub import fetch
+fetch("org/name", registry=sys.argv[1])
+"""
+
+
+def journals() -> list[Path]:
+    return sorted(Path(os.environ["HUBSTATE_CACHE"]).rglob("journal"))
+
+
+def start_and_kill(hub: Hub, *, after: int) -> int:
+    """Kill a process that fetches, once it has verified so many bytes; how many they were."""
+    child = subprocess.Popen([sys.executable, "-c", FETCH, hub.base])
+    verified = 0
+    while verified < after:
+        assert child.poll() is None, "the transfer ended before it was killed"
+        time.sleep(0.01)
+        verified = sum(c.size for journal in journals() for c in read_journal(journal))
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    while hub.busy:
+        time.sleep(0.01)
+    return sum(c.size for journal in journals() for c in read_journal(journal))
+
+
+def test_a_killed_transfer_goes_on_without_fetching_what_was_verified(
+    hub: Hub, data: bytes
+) -> None:
+    hub.rate = 3e6
+    verified = start_and_kill(hub, after=1_000_000)
+    verified = start_and_kill(hub, after=verified + 1_000_000)
+    hub.rate, before = None, hub.sent(NAME)
+    assert release(hub).path(NAME).read_bytes() == data
+    assert hub.sent(NAME) - before == len(data) - verified
+    assert left_behind() == []
+
+
+def test_what_was_verified_and_is_no_longer_right_is_fetched_again(hub: Hub, data: bytes) -> None:
+    hub.rate = 3e6
+    start_and_kill(hub, after=1_000_000)
+    [journal] = journals()
+    chunk = read_journal(journal)[0]
+    with (journal.parent / "part").open("r+b") as part:
+        part.seek(chunk.start)
+        part.write(b"?")
+    hub.rate = None
+    assert release(hub).path(NAME).read_bytes() == data
+
+
+def test_an_interrupted_transfer_keeps_what_was_verified_for_the_next(
+    hub: Hub, data: bytes
+) -> None:
+    opened = release(hub)
+    hub.faults = [Fault(cut=1_000_000), *[Fault(status=503)] * 40]
+    with pytest.raises(Unreachable, match="503"):
+        opened.path(NAME)
+    kept = sum(chunk.size for chunk in read_journal(journals()[0]))
+    assert kept > 500_000
+    hub.faults, before = [], hub.sent(NAME)
+    assert opened.path(NAME).read_bytes() == data
+    assert hub.sent(NAME) - before == len(data) - kept
+
+
+def test_several_processes_at_once_all_get_the_file(hub: Hub, data: bytes) -> None:
+    children = [subprocess.Popen([sys.executable, "-c", FETCH, hub.base]) for _ in range(3)]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    assert release(hub).path(NAME).read_bytes() == data
+    assert [path for path in left_behind() if "run-" in str(path)] == []
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    data = weights(1500)
+    (tmp_path / "source").write_bytes(data)
+    code = """
+import resource, sys
+import hubstate.hub, requests
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+hubstate.hub.fetch("org/name", registry=sys.argv[1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    hub = Hub({NAME: data, "hubstate.json": manifest(tmp_path / "source")})
+    with serving(hub):
+        answer = subprocess.run(
+            [sys.executable, "-c", code, hub.base], capture_output=True, text=True, check=True
+        )
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(answer.stdout) * unit < 60e6 < len(data)
+
+
+def test_slow_connections_are_made_more(data: bytes, tmp_path: Path) -> None:
+    large = weights(600)
+    hub = Hub({NAME: large})
+    with serving(hub):
+        opened = release(hub)
+        hub.rate = 10e6
+        assert opened.path(NAME).read_bytes() == large
+    assert hub.busiest >= 4
+
+
+# Parts of files
+
+
+def test_only_the_wanted_tensors_move_and_later_only_the_rest(hub: Hub, data: bytes) -> None:
+    opened = release(hub)
+    wanted = [f"layer{i}.weight" for i in range(10, 40)]
+    path = opened.tensors_path(NAME, wanted)
+    least = header_bytes(data) + 30 * 4 * SIDE * SIDE
+    assert least <= hub.sent(NAME) <= 1.01 * least
+    assert path.stat().st_size == len(data)
+    header = parse_header(data, file_size=len(data))
+    for name in wanted:
+        tensor = header.tensors[name]
+        assert path.read_bytes()[tensor.start : tensor.stop] == data[tensor.start : tensor.stop]
+    assert opened.path(NAME).read_bytes() == data
+    assert hub.sent(NAME) == len(data)
+
+
+def test_a_part_that_is_there_is_not_asked_for_not_even_offline(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = release(hub).tensors_path(NAME, ["layer1.weight", "layer2.weight"])
+    before = hub.sent(NAME)
+    monkeypatch.setenv("HUBSTATE_OFFLINE", "1")
+    opened = release(hub)
+    assert opened.tensors_path(NAME, ["layer2.weight"]) == path
+    with pytest.raises(Offline):
+        opened.tensors_path(NAME, ["layer3.weight"])
+    assert hub.sent(NAME) == before
+
+
+def test_parts_add_up_and_an_older_path_stays_good(hub: Hub, data: bytes) -> None:
+    opened = release(hub)
+    header = parse_header(data, file_size=len(data))
+    first = opened.tensors_path(NAME, ["layer1.weight"])
+    second = opened.tensors_path(NAME, ["layer50.weight"])
+    sent = hub.sent(NAME)
+    assert opened.tensors_path(NAME, ["layer1.weight", "layer50.weight"]) in (first, second)
+    assert hub.sent(NAME) == sent <= header.size + 2 * 4 * SIDE * SIDE * 1.01
+    assert first.stat().st_ino == second.stat().st_ino, "the one that has more replaced the other"
+    for path in (first, second):
+        tensor = header.tensors["layer1.weight"]
+        assert path.read_bytes()[tensor.start : tensor.stop] == data[tensor.start : tensor.stop]
+    opened.path(NAME)
+    assert first.read_bytes() == data
+
+
+def test_a_part_that_was_changed_on_the_disk_is_not_used(hub: Hub, data: bytes) -> None:
+    opened = release(hub)
+    path = opened.tensors_path(NAME, ["layer1.weight"])
+    start = parse_header(data, file_size=len(data)).tensors["layer1.weight"].start
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"????")
+    path = release(hub).tensors_path(NAME, ["layer1.weight"])
+    assert path.read_bytes()[start : start + 4] == data[start : start + 4]
+
+
+def test_tensors_that_the_file_does_not_have_are_named(hub: Hub) -> None:
+    with pytest.raises(NotFound, match=r"expected layer7\.nothing"):
+        release(hub).tensors_path(NAME, ["layer7.weight", "layer7.nothing"])
+    assert hub.sent(NAME) == 0
+
+
+def test_parts_come_from_repositories_without_a_manifest_too(
+    hub: Hub, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del hub.files["hubstate.json"]
+    opened = release(hub)
+    path = opened.tensors_path(NAME, ["layer5.weight"])
+    tensor = parse_header(data, file_size=len(data)).tensors["layer5.weight"]
+    assert path.read_bytes()[tensor.start : tensor.stop] == data[tensor.start : tensor.stop]
+    sent = hub.sent(NAME)
+    assert sent <= 65536 + header_bytes(data) + (tensor.stop - tensor.start)
+    with monkeypatch.context() as patch:
+        patch.setenv("HUBSTATE_OFFLINE", "1")
+        assert release(hub).tensors_path(NAME, ["layer5.weight"]) == path
+    assert hub.sent(NAME) == sent
+
+
+def test_without_a_manifest_a_part_that_was_wrong_is_found_out_with_the_whole(
+    tmp_path: Path,
+) -> None:
+    data = weights(140)  # large enough to be fetched in ranges
+    hub = Hub({NAME: data})
+    with serving(hub):
+        opened = release(hub)
+        at = parse_header(data, file_size=len(data)).tensors["layer5.weight"].start
+        hub.corrupt[NAME] = at
+        opened.tensors_path(NAME, ["layer5.weight"])
+        hub.corrupt.clear()
+        with pytest.raises(DigestMismatch, match=f"expected {Digest.of(data)}"):
+            opened.path(NAME)
+        assert left_behind() == []
+        assert opened.path(NAME).read_bytes() == data
+
+
+# Whom to believe
+
+
+def test_a_manifest_that_lies_about_a_digest_cannot_replace_the_file_that_has_it(
+    hub: Hub, data: bytes, tmp_path: Path
+) -> None:
+    evil = weights(100, seed=1)
+    (tmp_path / "evil").write_bytes(evil)
+    record = replace(hash_weights(tmp_path / "evil", name=NAME), digest=Digest.of(data))
+    true = manifest(tmp_path / "evil")
+    lie = true.replace(Digest.of(evil).hex.encode(), Digest.of(data).hex.encode())
+    assert lie != true
+    assert record.digest == Digest.of(data)
+    liar = Hub({NAME: evil, "hubstate.json": lie})
+    liar.lfs = set()  # a server that states no digests of its own
+    with serving(liar):
+        assert release(liar).path(NAME).read_bytes() == evil, "what was asked for, by its chunks"
+        assert release(hub).path(NAME).read_bytes() == data
+    found = Cache().find(Digest.of(data)).path
+    assert found is not None
+    assert found.read_bytes() == data
+
+
+def test_a_proxy_is_used_where_the_environment_names_one(
+    hub: Hub, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", hub.base)
+    monkeypatch.setenv("http_proxy", hub.base)
+    assert fetch("org/name", registry="http://hub.invalid").paths[NAME].read_bytes() == data
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
+def test_certificates_are_held_to_the_bundle_that_the_environment_names(
+    hub: Hub, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(hub, certificate=certificate, key=key) as base:
+        endpoint = HttpEndpoint(base, patience=HASTE)
+        with pytest.raises(HubstateError, match="certificate verify failed"):
+            fetch("org/name", registry=endpoint)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert fetch("org/name", registry=endpoint).paths[NAME].read_bytes() == data
