@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -94,11 +94,14 @@ def load_release(
     copy: bool = False,
 ) -> LoadReport:
     """As :func:`load_pretrained`, from a release that is open already."""
-    files = _weights_files(release)
-    entries = entries_of(release)
+    entries = tuple(entries_of(release))
     try:
         plan = plan_entries(model, entries, filter=filter, strict=strict, rename=rename, fresh=True)
-        tensors = _read(release, files, plan.wanted, prefault=prefault, copy=copy)
+        tensors: dict[str, Tensor] = {}
+        for path, names in _files(release, entries, plan.wanted):
+            tensors |= (
+                read_weights(path, names) if copy else map_weights(path, names, prefault=prefault)
+            )
         return assign_tensors(plan, tensors)
     except StructureMismatch as error:
         raise StructureMismatch(error.issues, where=str(release.reference)) from None
@@ -117,37 +120,23 @@ def entries_of(release: Release) -> Iterable[Entry]:
     return [Entry(path=t.name, kind="param", shape=t.shape, dtype=t.dtype) for t in tensors]
 
 
-def _weights_files(release: Release) -> Mapping[str, frozenset[str]]:
-    """The weights files of a release and the names of the tensors in each; none for all."""
-    if release.manifest is None:
-        return {release.weights: frozenset()}
-    found = {f.path: f.tensors for f in release.manifest.files if f.path.endswith(".safetensors")}
-    return {path: frozenset(t.name for t in tensors) for path, tensors in found.items()}
-
-
-def _read(
-    release: Release,
-    files: Mapping[str, frozenset[str]],
-    wanted: Iterable[str],
-    *,
-    prefault: bool,
-    copy: bool,
-) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for path, names in _chosen(release, files, set(wanted)):
-        tensors |= (
-            read_weights(path, names) if copy else map_weights(path, names, prefault=prefault)
-        )
-    return tensors
-
-
-def _chosen(
-    release: Release, files: Mapping[str, frozenset[str]], wanted: set[str]
-) -> Iterator[tuple[Path, list[str]]]:
-    """Each file of which something is wanted, and what."""
-    ties = {e.path: e.tied_to for e in entries_of(release) if e.tied_to} if len(files) else {}
+def _files(
+    release: Release, entries: Iterable[Entry], wanted: Iterable[str]
+) -> Iterator[tuple[Path, Collection[str]]]:
+    """Each weights file that has something wanted, and what: only that is fetched from a server."""
+    ties = {entry.path: entry.tied_to for entry in entries if entry.tied_to}
     stored = {ties.get(name, name) for name in wanted}
-    for path, names in files.items():
-        chosen = stored & names if names else stored
-        if chosen:
-            yield release.path(path), sorted(chosen)
+    for name, held in _holdings(release, entries):
+        if chosen := stored & held:
+            whole = len(chosen) == len(held)
+            yield release.path(name) if whole else release.tensors_path(name, chosen), chosen
+
+
+def _holdings(release: Release, entries: Iterable[Entry]) -> Iterator[tuple[str, set[str]]]:
+    """The weights files of a release and the names of the tensors in each."""
+    if release.manifest is None:
+        yield release.weights, {entry.path for entry in entries}
+        return
+    for file in release.manifest.files:
+        if file.tensors:
+            yield file.path, {tensor.name for tensor in file.tensors}
