@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hubstate.reference import Reference
     from hubstate.zoo.builders import load_report, register_model
     from hubstate.zoo.create import create_model, list_models
+    from hubstate.zoo.preprocessing import ModelInfo, Preprocessing, model_info, preprocess
 
 _HOMES = {
     "checkpoint": ("load", "save"),
@@ -58,6 +59,7 @@ _HOMES = {
     "reference": ("Reference",),
     "zoo.builders": ("load_report", "register_model"),
     "zoo.create": ("create_model", "list_models"),
+    "zoo.preprocessing": ("ModelInfo", "Preprocessing", "model_info", "preprocess"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -73,8 +75,10 @@ __all__ = [
     "InvalidReference",
     "LoadReport",
     "Manifest",
+    "ModelInfo",
     "NotFound",
     "Offline",
+    "Preprocessing",
     "Publication",
     "Reference",
     "Release",
@@ -91,8 +95,10 @@ __all__ = [
     "load_pretrained",
     "load_report",
     "loadmodel",
+    "model_info",
     "only",
     "open_release",
+    "preprocess",
     "publish",
     "register_model",
     "save",
