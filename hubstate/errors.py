@@ -10,6 +10,7 @@
     │   ├── RepositoryNotFound
     │   ├── RevisionNotFound
     │   ├── FileNotInRelease
+    │   ├── NotPinned                    … in the lock file, and nothing else is allowed
     │   └── UnknownModel                 … in the catalogue or among the builders
     ├── Damaged                      5   bytes that are not what they must be (ValueError)
     │   ├── InvalidManifest              … hubstate.json
@@ -41,6 +42,7 @@ __all__ = [
     "InvalidWeights",
     "Issue",
     "NotFound",
+    "NotPinned",
     "Offline",
     "RepositoryNotFound",
     "RevisionNotFound",
@@ -132,6 +134,10 @@ class RevisionNotFound(NotFound):
 
 class FileNotInRelease(NotFound):
     """The commit has no file of that name."""
+
+
+class NotPinned(NotFound):
+    """The lock file has no such reference, and the settings allow pinned ones only."""
 
 
 class UnknownModel(NotFound):

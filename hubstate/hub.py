@@ -7,23 +7,43 @@ with no registry in reach:
 * offline (``HUBSTATE_OFFLINE`` or ``HF_HUB_OFFLINE``): a server is not asked at all; a
   reference means what it meant last. A folder registry takes no network, and is still read.
 * the registry does not answer: the same, with a warning that says so.
+
+What a lock file pins means what the lock file says, wherever it is found: see
+:mod:`hubstate.lock`.
 """
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from hubstate import settings
 from hubstate.cache import Cache, KnownRelease, Source, offline_error
 from hubstate.endpoints import TIP, Changes, Commit, Endpoint, Registry, open_endpoint
-from hubstate.errors import InvalidReference, NotFound, Offline, Unreachable
+from hubstate.errors import (
+    InvalidReference,
+    NotFound,
+    Offline,
+    RevisionNotFound,
+    Unreachable,
+)
+from hubstate.lock import Pin, reference_pin
 from hubstate.progress import Hook
 from hubstate.reference import Reference
 from hubstate.release import Release, read_release
 
-__all__ = ["Release", "fetch", "open_registry", "open_release", "publish_files", "tag_commit"]
+__all__ = [
+    "Release",
+    "fetch",
+    "open_pinned",
+    "open_registry",
+    "open_release",
+    "publish_files",
+    "tag_commit",
+]
 
 _OWN = frozenset({".gitattributes"})  # what a hub server puts in a repository by itself
 
@@ -41,11 +61,12 @@ def open_release(
         reference: ``org/name@revision``; see :class:`hubstate.reference.Reference`.
         registry: a folder or URL instead of the configured registry.
         cache: instead of the configured cache.
-        refresh: take the registry's answer, or none.
+        refresh: take the registry's answer, or none; a lock file is not asked.
 
     Raises:
         InvalidReference: the reference cannot be read.
         NotFound: the registry has no such repository or revision.
+        NotPinned: no lock file pins it, and the settings allow pinned references only.
         Damaged: the manifest or a record is not what it must be.
         Offline: it is not in the cache, and no request is allowed.
         Unreachable: the registry does not answer, and the cache knows no answer.
@@ -59,17 +80,72 @@ def open_release(
     '1'
     """
     reference = Reference.parse(reference)
+    if not refresh and (pin := reference_pin(reference)):
+        return open_pinned(pin, registry=registry, cache=cache)
     endpoint = open_endpoint(registry or settings.registry())
     cache = cache or Cache()
     commit = _resolve(endpoint, cache, reference, refresh=refresh)
-    source = Source(
+    return read_release(_source(endpoint, cache, reference, commit))
+
+
+def open_pinned(
+    pin: Pin, *, registry: Registry | None = None, cache: Cache | None = None
+) -> Release:
+    """The release that a lock file pins, from whichever registry has it.
+
+    ``registry`` is asked first, then the one in the lock file, then the configured one; each of
+    them only if none is known, from the cache, to have the release.
+
+    Raises:
+        DigestMismatch: a registry has other files there.
+        HubstateError: as for :func:`open_release`; what the first of the registries said.
+    """
+    cache = cache or Cache()
+    named: list[Registry | None] = [registry, pin.registry, settings.registry()]
+    opened = [open_endpoint(place) for place in named if place is not None]
+    endpoints = list({endpoint.name: endpoint for endpoint in opened}.values())
+    endpoint, place, commit = _locate(pin, endpoints, cache)
+    pin.check(commit)
+    commit = replace(commit, files=dict(pin.files))
+    release = read_release(_source(endpoint, cache, place, commit))
+    return replace(release, reference=pin.reference)
+
+
+def _locate(
+    pin: Pin, endpoints: list[Endpoint], cache: Cache
+) -> tuple[Endpoint, Reference, Commit]:
+    """Where a pinned release is: first where the cache knows it to be."""
+    for endpoint, place in itertools.product(endpoints, pin.places):
+        if known := cache.known(endpoint.name, place):
+            return endpoint, place, cache.record(endpoint.name, place, known.commit, known=known)
+    errors: list[Exception] = []
+    for endpoint in endpoints:
+        try:
+            return (endpoint, *_ask(endpoint, pin, cache))
+        except (NotFound, Unreachable) as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _ask(endpoint: Endpoint, pin: Pin, cache: Cache) -> tuple[Reference, Commit]:
+    absent: NotFound | None = None
+    for place in pin.places:
+        try:
+            return place, _resolve(endpoint, cache, place, refresh=False)
+        except RevisionNotFound as error:
+            absent = absent or error
+    assert absent, "there is always a commit to ask for"
+    raise absent
+
+
+def _source(endpoint: Endpoint, cache: Cache, reference: Reference, commit: Commit) -> Source:
+    return Source(
         endpoint=endpoint,
         cache=cache,
         reference=reference,
         commit=commit,
         infos=dict(commit.files),
     )
-    return read_release(source)
 
 
 def fetch(

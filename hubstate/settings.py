@@ -6,8 +6,10 @@ HUBSTATE_CACHE                              cache folders, separated as in PATH
 HUBSTATE_OFFLINE, then HF_HUB_OFFLINE       no request at all: 1/true/yes/on, 0/false/no/off
 HUBSTATE_TOKEN, then HF_TOKEN               the token that registries are shown
 HUBSTATE_CATALOGUE                          further catalogue files, separated as in PATH
+HUBSTATE_LOCK                               the lock file; else the nearest hubstate.lock
 HUBSTATE_FROZEN                             only pinned references
 HUBSTATE_AUTHOR                             who publishes; else the user's name
+LOCAL_RANK                                  set by torchrun: which of a machine's processes
 REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE,         certificates that servers are held to; certifi's,
 then SSL_CERT_FILE                          if none of them is set
 ==========================================  ===============================================
@@ -27,7 +29,10 @@ __all__ = [
     "ca_bundle",
     "cache_folders",
     "catalogues",
+    "freeze",
     "frozen",
+    "local_rank",
+    "lock",
     "offline",
     "registry",
     "token",
@@ -99,6 +104,23 @@ def frozen() -> bool:
         InvalidSetting: the value is neither yes nor no.
     """
     return _switch("HUBSTATE_FROZEN")
+
+
+def freeze() -> None:
+    """Refuse references that are not pinned, in this process and those that it starts."""
+    os.environ["HUBSTATE_FROZEN"] = "1"
+
+
+def lock() -> Path | None:
+    """The lock file to obey, if one is named."""
+    text = _value("HUBSTATE_LOCK")
+    return Path(text).expanduser() if text else None
+
+
+def local_rank() -> int:
+    """The number of this process among those that torchrun started on this machine, or 0."""
+    text = _value("LOCAL_RANK") or "0"
+    return int(text) if text.isdecimal() else 0
 
 
 def token() -> str | None:

@@ -13,6 +13,7 @@ from importlib import import_module
 
 import click
 
+from hubstate.cli.output import frozen
 from hubstate.errors import HubstateError, StructureMismatch
 
 __all__ = ["cli", "main"]
@@ -21,6 +22,7 @@ _COMMANDS = {
     "cache": "List, verify, prune and remove what is cached.",
     "diff": "Compare two releases or weights files, tensor by tensor.",
     "fetch": "Download a release, verified, and say where it is.",
+    "lock": "Pin the releases that a project uses, in a file.",
     "models": "List the models that can be built, and their known weights.",
     "publish": "Publish a model as one release, after it passed the gate.",
     "show": "Show what a release or a weights file holds.",
@@ -47,6 +49,7 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hubstate")
+@frozen
 def cli() -> None:
     """Publish and fetch pretrained PyTorch weights, with an account of every tensor.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubstate.cli.output import as_json, show, size, table
+from hubstate.cli.output import as_json, frozen, show, size, table
 
 if TYPE_CHECKING:
     from hubstate.hub import Release
@@ -28,6 +28,7 @@ __all__ = ["command"]
 @click.option("--probe", is_flag=True, help="Rebuild the model and run the recorded probe.")
 @click.option("--registry", metavar="WHERE", help="A folder or URL. [HUBSTATE_REGISTRY]")
 @click.option("--dry-run", is_flag=True, help="Show what there is; fetch the manifest only.")
+@frozen
 @as_json
 def command(
     reference: str,

@@ -7,12 +7,27 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from hubstate import settings
 from hubstate.errors import InvalidSetting
 from hubstate.manifest import Json
 
-__all__ = ["as_json", "pairs", "show", "size", "table"]
+__all__ = ["as_json", "frozen", "pairs", "show", "size", "table"]
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def _freeze(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        settings.freeze()
+
+
+frozen = click.option(
+    "--frozen",
+    is_flag=True,
+    expose_value=False,
+    callback=_freeze,
+    help="Allow pinned references only; see hubstate lock. [HUBSTATE_FROZEN]",
+)
 
 
 def show(data: object, text: str, *, as_json: bool) -> None:

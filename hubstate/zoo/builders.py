@@ -19,10 +19,11 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from hubstate.filters import Filter
+from hubstate.lock import model_pin
 from hubstate.reference import Reference
 from hubstate.strictjson import Json
 from hubstate.zoo.catalogue import CatalogueEntry, Source, choose
@@ -215,7 +216,7 @@ def _builder(registration: Registration) -> Builder[Any]:
         _check_pretrained(pretrained)
         if pretrained is False:
             return _make(registration, signature, arguments)
-        source = choose(registration.name, pretrained, own=registration.weights)
+        source = _locked(registration, pretrained)
         options = {"filter": filter, "strict": strict, "prefault": prefault, "copy": copy}
         arguments = {**source.arguments, **arguments}
         return _make_pretrained(
@@ -226,6 +227,13 @@ def _builder(registration: Registration) -> Builder[Any]:
     public.__signature__ = _public_signature(signature)
     public.registration = registration
     return cast("Builder[Any]", public)
+
+
+def _locked(registration: Registration, pretrained: bool | str) -> Source:
+    """Where the weights are: as a lock file says, or else the catalogue."""
+    pin = model_pin(registration.name, pretrained)
+    source = choose(registration.name, pin.tag if pin else pretrained, own=registration.weights)
+    return replace(source, reference=str(pin.reference), registry=None) if pin else source
 
 
 def _check_pretrained(value: object) -> None:

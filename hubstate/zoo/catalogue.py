@@ -76,6 +76,8 @@ class Source:
     """Where ``pretrained=…`` of a builder leads."""
 
     reference: str
+    tag: str | None = None
+    """Of the entry; None for a reference that was given as such."""
     registry: str | None = None
     arguments: Mapping[str, Json] = field(default_factory=dict)
 
@@ -115,6 +117,7 @@ def choose(builder: str, pretrained: bool | str, *, own: Iterable[CatalogueEntry
         if entry.default if pretrained is True else entry.tag == pretrained:
             return Source(
                 reference=str(entry.reference),
+                tag=entry.tag,
                 registry=entry.registry,
                 arguments=entry.arguments,
             )

@@ -1,0 +1,45 @@
+"""Releases for tests that are not about publishing: complete, and made without the gate."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hubstate.endpoints import Commit
+from hubstate.hub import publish_files
+from hubstate.loading import describe
+from hubstate.manifest import Manifest, dump, hash_weights
+from hubstate.weights import save_weights
+
+__all__ = ["publish_quickly", "release_of"]
+
+
+def release_of(model: nn.Module) -> dict[str, Path | bytes]:
+    """The files of a release of a model."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.safetensors")
+        tensors = {name: t.detach() for name, t in model.state_dict().items()}
+        save_weights(path, tensors)
+        manifest = Manifest(
+            structure=tuple(describe(model)), files=(hash_weights(path),), license="mit"
+        )
+        return {
+            "README.md": b"# A model\n",
+            "hubstate.json": dump(manifest),
+            "model.safetensors": path.read_bytes(),
+        }
+
+
+def publish_quickly(
+    model: nn.Module, repo: str, *, seed: int | None = None, registry: Path | str | None = None
+) -> Commit:
+    """Publish a model; with a seed, its weights are random ones of that seed."""
+    if seed is not None:
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_()
+    return publish_files(repo, release_of(model), message=f"seed {seed}", registry=registry)
