@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +98,11 @@ def serving(root: Path, **options: Any) -> Iterator[Serving]:
     extensions = options.pop("extensions", [])
     limits = {k: options.pop(k) for k in list(options) if hasattr(Limits(), k)}
     settings = Settings(root=root, limits=replace(Limits(), **limits), **options)
+    template, tokens = _template()
+    shutil.copytree(template, root, dirs_exist_ok=True)
     storage = Storage(root)
     made = [extension(storage) for extension in extensions]
     application = create(settings, storage=storage, extensions=made)
-    tokens = _people(application.registry.storage)
     config = uvicorn.Config(
         application,
         port=0,
@@ -121,6 +126,17 @@ def serving(root: Path, **options: Any) -> Iterator[Serving]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@cache
+def _template() -> tuple[Path, Mapping[str, str]]:
+    """A folder with the schema and the users, made once: each registry starts as a copy."""
+    folder = Path(tempfile.mkdtemp(prefix="registry-"))
+    atexit.register(shutil.rmtree, folder)
+    storage = Storage(folder)
+    tokens = _people(storage)
+    storage.close()
+    return folder, tokens
 
 
 def _people(storage: Storage) -> dict[str, str]:
