@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hubstate import zoo
+from hubstate.zoo.blocks import DropBranch
 from hubstate.zoo.create import create_model, find_builder
 from hubstate.zoo.index import BUILTIN, FAMILIES
 
 GOLDEN = Path(__file__).with_name("golden") / "zoo-families.tsv"
 OTHERS = sorted(set(BUILTIN) - set(FAMILIES["resnet"]))  # those have a golden file of their own
 
-# Pixels, where 64 are too few or the builder takes images of one size only.
-SIZES = {"inception_v3": 128}
+# Pixels, where 64 are too few or more than needed.
+SIZES = {"inception_v3": 128, "vit_b_16": 32}
+# Further arguments of builders whose images are of one size.
+FIXED = {"vit_b_16": {"image_size": 32}}
 
 
 def row(name: str, model: nn.Module) -> str:
@@ -64,7 +67,7 @@ def test_classes_and_channels_are_honoured(family: str) -> None:
     name = FAMILIES[family][0]
     size = SIZES.get(name, 64)
     with Unfilled():
-        model = create_model(name, num_classes=7, in_chans=5).eval()
+        model = create_model(name, num_classes=7, in_chans=5, **FIXED.get(name, {})).eval()
     with torch.inference_mode():
         for parameter in model.parameters():
             parameter.zero_()
@@ -78,7 +81,9 @@ def test_an_argument_that_a_builder_does_not_have_is_refused(family: str) -> Non
             create_model(name, num_clases=10)
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v3_small", "regnet_y_400mf", "shufflenet_v2_x0_5", "squeezenet1_1"]
+)
 def test_a_small_forward_pass_is_finite_and_depends_on_the_image(name: str) -> None:
     torch.manual_seed(0)
     model = create_model(name, num_classes=5).eval()
@@ -87,7 +92,42 @@ def test_a_small_forward_pass_is_finite_and_depends_on_the_image(name: str) -> N
         logits = model(torch.randn(2, 3, size, size))
     assert logits.shape == (2, 5)
     assert bool(logits.isfinite().all())
-    assert not torch.allclose(logits[0], logits[1], rtol=1e-5, atol=1e-9)
+    assert not torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_classifiers_are_an_argument(name: str) -> None:
+    both = build(name, num_classes=7)
+    alone = build(name, num_classes=7, aux_logits=False)
+    extra = set(both.state_dict()) - set(alone.state_dict())
+    assert {key.split(".")[0] for key in extra} in ({"aux1", "aux2"}, {"AuxLogits"})
+    with torch.no_grad(), torch.device("meta"):
+        images = torch.zeros(2, 3, 299, 299)
+        answers = both.train()(images)
+        assert [answer.shape for answer in answers] == [(2, 7)] * len(answers)
+        assert alone.train()(images).shape == both.eval()(images).shape == (2, 7)
+
+
+def test_only_images_of_three_channels_can_be_renormalised() -> None:
+    with pytest.raises(ValueError, match="3 channels, not 1"):
+        build("googlenet", transform_input=True, in_chans=1)
+
+
+def test_a_vision_transformer_refuses_images_of_another_size() -> None:
+    with pytest.raises(ValueError, match="multiple of 16, not 225"):
+        build("vit_b_16", image_size=225)
+    with pytest.raises(ValueError, match="64 × 32 pixels, where 32 × 32 are expected"):
+        build("vit_b_16", image_size=32)(torch.zeros(1, 3, 64, 32, device="meta"))
+
+
+def test_dropped_branches_keep_the_expected_value() -> None:
+    torch.manual_seed(0)
+    drop = DropBranch(0.25)
+    kept = drop(torch.ones(4000, 2, 1, 1))
+    assert set(kept.unique().tolist()) == {0.0, float(torch.tensor(1 / 0.75))}
+    assert float(kept.mean()) == pytest.approx(1.0, abs=0.05)
+    assert bool((kept[:, 0] == kept[:, 1]).all())  # by image, not by number
+    assert drop.eval()(kept) is kept
 
 
 def test_every_builder_is_in_the_index_and_says_what_its_images_are_like() -> None:

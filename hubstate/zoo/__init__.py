@@ -83,6 +83,12 @@ if TYPE_CHECKING:
     from hubstate.zoo.shufflenetv2 import shufflenet_v2_x2_0 as shufflenet_v2_x2_0
     from hubstate.zoo.squeezenet import squeezenet1_0 as squeezenet1_0
     from hubstate.zoo.squeezenet import squeezenet1_1 as squeezenet1_1
+    from hubstate.zoo.swin import swin_b as swin_b
+    from hubstate.zoo.swin import swin_s as swin_s
+    from hubstate.zoo.swin import swin_t as swin_t
+    from hubstate.zoo.swin import swin_v2_b as swin_v2_b
+    from hubstate.zoo.swin import swin_v2_s as swin_v2_s
+    from hubstate.zoo.swin import swin_v2_t as swin_v2_t
     from hubstate.zoo.vgg import vgg11 as vgg11
     from hubstate.zoo.vgg import vgg11_bn as vgg11_bn
     from hubstate.zoo.vgg import vgg13 as vgg13
@@ -91,6 +97,11 @@ if TYPE_CHECKING:
     from hubstate.zoo.vgg import vgg16_bn as vgg16_bn
     from hubstate.zoo.vgg import vgg19 as vgg19
     from hubstate.zoo.vgg import vgg19_bn as vgg19_bn
+    from hubstate.zoo.vision_transformer import vit_b_16 as vit_b_16
+    from hubstate.zoo.vision_transformer import vit_b_32 as vit_b_32
+    from hubstate.zoo.vision_transformer import vit_h_14 as vit_h_14
+    from hubstate.zoo.vision_transformer import vit_l_16 as vit_l_16
+    from hubstate.zoo.vision_transformer import vit_l_32 as vit_l_32
 
 __all__ = list(BUILTIN)
 

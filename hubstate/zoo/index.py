@@ -90,6 +90,14 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "squeezenet1_0",
         "squeezenet1_1",
     ),
+    "swin": (
+        "swin_b",
+        "swin_s",
+        "swin_t",
+        "swin_v2_b",
+        "swin_v2_s",
+        "swin_v2_t",
+    ),
     "vgg": (
         "vgg11",
         "vgg11_bn",
@@ -99,6 +107,13 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "vgg16_bn",
         "vgg19",
         "vgg19_bn",
+    ),
+    "vision_transformer": (
+        "vit_b_16",
+        "vit_b_32",
+        "vit_h_14",
+        "vit_l_16",
+        "vit_l_32",
     ),
 }
 """The builders of each family, by the name of its module."""
