@@ -310,3 +310,27 @@ def test_sixteen_publishers_at_once_all_succeed(served: Serving) -> None:
     assert problems == []
     found = [len(served.api().list_repo_files(f"ada/r{i}")) for i in range(4)]
     assert found == [4, 4, 4, 4]
+
+
+def test_what_the_library_published_to_a_folder_is_taken_over(
+    served: Serving, tmp_path: Path
+) -> None:
+    from hubstate.endpoints.folder import FolderEndpoint
+
+    folder = FolderEndpoint(tmp_path / "folder")
+    one = folder.commit(
+        "lab/net", {"w.bin": b"1", "a.txt": b"a"}, message="One", author="ada", tag="V/1"
+    )
+    two = folder.commit("lab/net", {"w.bin": b"2"}, message="Two\n\nwords", author="ada")
+    folder.commit("single", {"x.txt": b"x"}, message="x", author="ada", branch="Dev/X")
+    lines = import_folder(served.storage, tmp_path / "folder").lines
+    assert lines == ["single: 1 new commits", "lab/net: 2 new commits"]
+    api = served.api()
+    assert api.model_info("lab/net").sha == two.id
+    assert api.model_info("lab/net", revision="V/1").sha == one.id
+    assert [c.title for c in api.list_repo_commits("lab/net")] == ["Two", "One"]
+    got = api.snapshot_download("lab/net", local_dir=tmp_path / "local")
+    assert (Path(got) / "w.bin").read_bytes() == b"2"
+    answer = served.request("GET", "/single/resolve/Dev%2FX/x.txt")
+    assert answer.content == b"x"
+    assert check(served.storage).problems == []
