@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,6 +168,8 @@ def parse_catalogue(text: str, *, where: str) -> tuple[CatalogueEntry, ...]:
     Raises:
         InvalidSetting: the text breaks the format; every problem is named.
     """
+    import tomllib  # here, because a load by reference reads no catalogue
+
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
