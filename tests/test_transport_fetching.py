@@ -19,7 +19,7 @@ import pytest
 from hubs import Fault, Hub, free_port, serving
 
 from hubstate.blobs import Blobs
-from hubstate.cache import Cache
+from hubstate.cache import Cache, upkeep
 from hubstate.digest import Digest
 from hubstate.endpoints.http import HttpEndpoint
 from hubstate.errors import (
@@ -32,6 +32,7 @@ from hubstate.errors import (
 from hubstate.header import dump_header, parse_header
 from hubstate.hub import Release, fetch, open_release
 from hubstate.manifest import Entry, Manifest, dump, hash_weights
+from hubstate.reference import Reference
 from hubstate.transport import Patience
 from hubstate.transport.part import read_journal
 
@@ -373,6 +374,24 @@ def test_a_part_that_was_changed_on_the_disk_is_not_used(hub: Hub, data: bytes) 
         file.write(b"????")
     path = release(hub).tensors_path(NAME, ["layer1.weight"])
     assert path.read_bytes()[start : start + 4] == data[start : start + 4]
+
+
+def test_parts_go_when_their_release_is_removed_and_not_before(hub: Hub) -> None:
+    path = release(hub).tensors_path(NAME, ["layer1.weight"])
+    assert upkeep.prune(Cache(), age=0).size == 0
+    assert path.exists()
+    freed = upkeep.remove(Cache(), Reference.parse("org/name"))
+    assert path.parent in freed.paths
+    assert freed.size >= 4 * SIDE * SIDE
+    assert left_behind() == []
+
+
+def test_all_tensors_are_the_whole_file(hub: Hub, data: bytes) -> None:
+    names = parse_header(data, file_size=len(data)).tensors
+    opened = release(hub)
+    assert opened.tensors_path(NAME, names) == opened.path(NAME)
+    assert hub.sent(NAME) == len(data)
+    assert left_behind() == []
 
 
 def test_tensors_that_the_file_does_not_have_are_named(hub: Hub) -> None:

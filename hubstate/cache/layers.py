@@ -7,6 +7,7 @@
     ├── blobs/sha256/ab/<64 hex>   verified content, see hubstate.blobs
     ├── receipts/…                 see hubstate.cache.receipts
     ├── endpoints/…                see hubstate.cache.releases
+    ├── partial/…                  see hubstate.cache.partials
     └── tmp/
 
 A blob is verified while it is written, and renamed into place whole, so that any number of

@@ -19,12 +19,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubstate.blobs import write_file
+from hubstate.blobs import DAY, write_file
 from hubstate.cache.receipts import facts_of
 from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
@@ -135,13 +135,41 @@ def _read(record: Path) -> Partial:
     return Partial(path=path, chunks=tuple(Chunk(*range) for range in ranges))
 
 
-def discard_partials(folder: Path, *, unused: float, dry_run: bool = False) -> list[Path]:
-    """Remove the partial files of a cache folder that nobody used for so many seconds."""
-    gone = []
-    for place in (folder / "partial").glob("*"):
-        times = [path.stat().st_mtime for path in place.rglob("*") if path.exists()]
-        if time.time() - max(times, default=0) > unused:
-            gone.append(place)
+def discard_partials(
+    folder: Path, needed: Callable[[Digest | None], bool], *, age: float, dry_run: bool = False
+) -> Iterator[tuple[Path, int]]:
+    """Remove the partial files of a cache folder that are not needed, and what kills left behind.
+
+    Args:
+        folder: of the cache.
+        needed: by the digest of the whole file, None where no registry stated it.
+        age: in seconds; what was used within that time is left alone.
+        dry_run: only say what would go.
+
+    Yields:
+        The paths, and the bytes they take on the disk.
+    """
+    for place in sorted((folder / "partial").glob("*")):
+        digests = {digest for record in place.glob("*.json") for digest in _digest(record)}
+        idle = [*place.glob("run-*"), *place.glob("new-*")]
+        doomed = [path for path in idle if _age(path) > max(age, DAY)]
+        if not any(map(needed, digests)) and not idle and _age(place) > age:
+            doomed = [place]
+        for path in doomed:
+            yield path, sum(file.stat().st_blocks * 512 for file in path.rglob("*"))
             if not dry_run:
-                shutil.rmtree(place, ignore_errors=True)
-    return gone
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _digest(record: Path) -> Iterator[Digest | None]:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        hex = json.loads(record.read_bytes())["digest"]
+        yield Digest(hex) if hex else None
+
+
+def _age(path: Path) -> float:
+    """The seconds since anything in a folder was last written or used."""
+    times = [time.time()]
+    with contextlib.suppress(OSError):
+        times = [file.stat().st_mtime for file in (path, *path.rglob("*"))]
+    return time.time() - max(times)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hubstate.blobs import Blobs, FileInfo
 from hubstate.cache.layers import Cache, can_write
+from hubstate.cache.partials import discard_partials
 from hubstate.cache.receipts import drop_receipt
 from hubstate.cache.releases import KnownRelease, Releases
 from hubstate.digest import Digest
@@ -213,11 +214,14 @@ def _sweep(
     known = [release for _, release in _known(cache) if release.path not in gone]
     named = {info.digest for release in known for info in release.commit.files.values()}
     candidates = None if only is None else set(only)
+
+    def needed(digest: Digest | None) -> bool:
+        return digest in named or (candidates is not None and digest not in candidates)
+
     paths: list[Path] = []
     size = 0
     for folder, digest, path in _blobs(filter(can_write, cache.folders)):
-        wanted = digest in named or (candidates is not None and digest not in candidates)
-        if wanted or time.time() - _mtime(path) < age:
+        if needed(digest) or time.time() - _mtime(path) < age:
             continue
         count = _size(path)
         if dry_run or _unlink(path):
@@ -225,6 +229,10 @@ def _sweep(
             size += count
         if not dry_run:
             drop_receipt(folder, folder, digest)
+    for folder in filter(can_write, cache.folders):
+        for path, count in discard_partials(folder, needed, age=age, dry_run=dry_run):
+            paths.append(path)
+            size += count
     return Freed(paths=(*paths, *_sweep_commits(cache, known, age=age, dry_run=dry_run)), size=size)
 
 

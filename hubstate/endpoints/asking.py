@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from hubstate import settings
 from hubstate.errors import (
     Damaged,
     FileNotInRelease,
     HubstateError,
+    InvalidSetting,
     NotFound,
     RepositoryNotFound,
     RevisionNotFound,
@@ -21,7 +22,7 @@ from hubstate.transport import METADATA, Interrupted, origin, send
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["ask", "ask_pages", "refusal", "with_query"]
+__all__ = ["ask", "ask_pages", "normal_url", "refusal", "with_query"]
 
 _LARGEST = 64 << 20  # bytes of an answer; the files of a commit take about 200 bytes each
 _PAGES = 10_000
@@ -114,3 +115,24 @@ def with_query(url: str, **fields: str | None) -> str:
     """A URL with the fields that are given."""
     given = {name: value for name, value in fields.items() if value is not None}
     return f"{url}?{urlencode(given)}" if given else url
+
+
+def normal_url(url: str) -> str:
+    """The URL of a server in one spelling.
+
+    Raises:
+        InvalidSetting: it has another scheme, no host, credentials, a query or a fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidSetting(f"registry {url[:120]!r}: {error}") from error
+    if "@" in parts.netloc:
+        raise InvalidSetting(f"registry on {host}: a token belongs in HUBSTATE_TOKEN, not in a URL")
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        raise InvalidSetting(f"registry {url[:120]!r}: expected http(s)://host[:port][/path]")
+    shown = f"[{host}]" if ":" in host else host
+    if port not in (None, {"http": 80, "https": 443}[parts.scheme]):
+        shown += f":{port}"
+    return f"{parts.scheme}://{shown}{parts.path.rstrip('/')}"

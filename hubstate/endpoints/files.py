@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from typing import TYPE_CHECKING
 
 from hubstate import settings
+from hubstate.blobs import FileInfo, Stream
 from hubstate.endpoints.asking import refusal
 from hubstate.errors import DigestMismatch, FileNotInRelease, HubstateError
 from hubstate.transport import Body, open_body, origin, range_header, send
@@ -13,7 +15,7 @@ from hubstate.transport import Body, open_body, origin, range_header, send
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["HubFile"]
+__all__ = ["CheckedFile", "HubFile"]
 
 _STALE = frozenset({400, 401, 403, 404, 410})
 
@@ -84,3 +86,26 @@ class HubFile:
                 f"{self.what}: the file was replaced while it was read: its tag was "
                 f"{known[:80]}, and is {etag[:80]}"
             )
+
+
+class CheckedFile:
+    """A whole file that is held to git's SHA-1 of it at its end."""
+
+    def __init__(self, stream: Stream, info: FileInfo, oid: str, *, what: str) -> None:
+        self._stream = stream
+        self._left = info.size
+        self._oid = oid
+        self._what = what
+        # Git names a blob by this: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+        self._hasher = hashlib.sha1(b"blob %d\0" % (info.size or 0), usedforsecurity=False)
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        count = self._stream.readinto(buffer) or 0
+        self._hasher.update(buffer[:count])
+        if self._left is not None:
+            self._left -= count
+            if self._left == 0 and self._hasher.hexdigest() != self._oid:
+                raise DigestMismatch(
+                    f"{self._what}: expected git blob {self._oid}, found {self._hasher.hexdigest()}"
+                )
+        return count

@@ -12,12 +12,10 @@ Publishing goes through huggingface_hub, in :mod:`hubstate.endpoints.uploading`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from hubstate.blobs import FileInfo, Stream
 from hubstate.digest import Digest
@@ -29,14 +27,14 @@ from hubstate.endpoints.answers import (
     parse_names,
     parse_refs,
 )
-from hubstate.endpoints.asking import ask, ask_pages, with_query
-from hubstate.endpoints.base import MANIFEST, TIP, Changes, Commit, Refs, matching
-from hubstate.endpoints.files import HubFile
+from hubstate.endpoints.asking import ask, ask_pages, normal_url, with_query
+from hubstate.endpoints.base import TIP, Changes, Commit, Refs, matching
+from hubstate.endpoints.files import CheckedFile, HubFile
+from hubstate.endpoints.searching import find_manifest, find_prefix
 from hubstate.errors import (
     DigestMismatch,
     FileNotInRelease,
     HubstateError,
-    InvalidSetting,
     RepositoryNotFound,
     RevisionNotFound,
 )
@@ -45,7 +43,6 @@ from hubstate.transport import TRANSFER, Patience, Steady
 
 __all__ = ["HttpEndpoint"]
 
-_SEARCHED = 500  # commits that are looked through for one with a certain manifest
 _WILD = frozenset("*?[")
 
 
@@ -62,7 +59,7 @@ class HttpEndpoint:
     """
 
     def __init__(self, url: str, *, patience: Patience = TRANSFER) -> None:
-        self._base = _normal(url)
+        self._base = normal_url(url)
         self._patience = patience
         self._files: dict[tuple[str, str, str], HubFile] = {}
         self._oids: dict[tuple[str, str], str] = {}
@@ -100,9 +97,17 @@ class HttpEndpoint:
         try:
             return self.listing(reference).commit
         except RevisionNotFound as error:
-            if found := self._find_prefix(reference):
-                return found
+            if id := find_prefix(self, reference):
+                return self.resolve(reference.at(id))
             raise RevisionNotFound(f"{error}{self._known(reference.repo)}") from error
+
+    def _find_manifest(self, reference: Reference, wanted: Digest) -> Commit:
+        if commit := find_manifest(self, reference, wanted):
+            return commit
+        raise RevisionNotFound(
+            f"{reference} on {self._base}: no branch, no tag and none of the last commits of main "
+            f"has that manifest{self._known(reference.repo)}"
+        )
 
     def listing(self, reference: Reference) -> Listing:
         """The commit that a reference means now, with git's names of its files."""
@@ -116,54 +121,6 @@ class HttpEndpoint:
         for path, oid in listing.oids.items():
             self._oids[listing.commit.id, path] = oid
         return listing
-
-    def _find_prefix(self, reference: Reference) -> Commit | None:
-        """A commit by its first digits, for servers that do not know them."""
-        prefix = reference.prefix
-        if prefix is None or reference.commit:
-            return None
-        rows = islice(self._rows(reference.at("main")), _SEARCHED)
-        found = [row.id for row in rows if row.id.startswith(prefix)]
-        if len(found) > 1:
-            raise RevisionNotFound(f"{reference} may be any of {', '.join(found)}")
-        return self.resolve(reference.at(found[0])) if found else None
-
-    def _find_manifest(self, reference: Reference, wanted: Digest) -> Commit:
-        """Look through the branches, the tags, and the history of main; the newest first."""
-        refs = self.refs(reference.repo)
-        heads = dict.fromkeys([*refs.branches.values(), *refs.tags.values()])
-        measured: dict[str, Digest] = {}
-        for id in islice(self._candidates(reference, list(heads)), _SEARCHED):
-            commit = self._with_manifest(reference.at(id), measured)
-            if commit.manifest == wanted:
-                return commit
-        raise RevisionNotFound(
-            f"{reference} on {self._base}: none of the branches, the tags and the last "
-            f"{_SEARCHED} commits of main has that manifest{self._known(reference.repo)}"
-        )
-
-    def _candidates(self, reference: Reference, heads: list[str]) -> Iterator[str]:
-        yield from heads
-        with contextlib.suppress(RevisionNotFound):  # there need be no main
-            yield from (r.id for r in self._rows(reference.at("main")) if r.id not in heads)
-
-    def _with_manifest(self, reference: Reference, measured: dict[str, Digest]) -> Commit:
-        """A commit with the digest of its manifest, which is read where it is not stated."""
-        commit = self.listing(reference).commit
-        if MANIFEST not in commit.files or commit.manifest:
-            return commit
-        oid = self._oids.get((commit.id, MANIFEST), commit.id)
-        if oid not in measured:
-            measured[oid] = self._measure(commit, MANIFEST)
-        info = replace(commit.files[MANIFEST], digest=measured[oid])
-        return replace(commit, files={**commit.files, MANIFEST: info})
-
-    def _measure(self, commit: Commit, path: str) -> Digest:
-        hasher, block = hashlib.sha256(), memoryview(bytearray(1 << 16))
-        with self.read(commit, path) as stream:
-            while count := stream.readinto(block) or 0:
-                hasher.update(block[:count])
-        return Digest(hasher.hexdigest())
 
     @contextmanager
     def read(
@@ -193,7 +150,7 @@ class HttpEndpoint:
             if start != stop:
                 stream.open()
             oid = self._oids.get((commit.id, path)) if (start, stop) == (0, info.size) else None
-            yield _Checked(stream, info, oid, what=file.what) if oid else stream
+            yield CheckedFile(stream, info, oid, what=file.what) if oid else stream
         finally:
             stream.close()
 
@@ -239,7 +196,7 @@ class HttpEndpoint:
         if reference.manifest or reference.prefix:
             reference = reference.at(self.resolve(reference).id)
         row: Row | None = None
-        for older in self._rows(reference):
+        for older in self.rows(reference):
             if row:
                 yield self._full(reference, row, older.id)
             row = older
@@ -250,7 +207,8 @@ class HttpEndpoint:
         commit = self.listing(reference.at(row.id)).commit
         return replace(commit, parent=parent, message=row.message, author=row.author, date=row.date)
 
-    def _rows(self, reference: Reference) -> Iterator[Row]:
+    def rows(self, reference: Reference) -> Iterator[Row]:
+        """A history without the files, page by page as it is asked for."""
         what = f"history of {reference} on {self._base}"
         url = f"{self._api(reference.repo)}/commits/{quote(reference.revision, safe='')}"
         for page in ask_pages(url, what=what):
@@ -305,47 +263,3 @@ class HttpEndpoint:
         from hubstate.endpoints.uploading import set_tag
 
         set_tag(self, self.resolve(Reference(repo=repo, revision=commit)), tag)
-
-
-class _Checked:
-    """A whole file that is held to git's SHA-1 of it at its end."""
-
-    def __init__(self, stream: Stream, info: FileInfo, oid: str, *, what: str) -> None:
-        self._stream = stream
-        self._left = info.size
-        self._oid = oid
-        self._what = what
-        # Git names a blob by this: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
-        self._hasher = hashlib.sha1(b"blob %d\0" % (info.size or 0), usedforsecurity=False)
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        count = self._stream.readinto(buffer) or 0
-        self._hasher.update(buffer[:count])
-        if self._left is not None:
-            self._left -= count
-            if self._left == 0 and self._hasher.hexdigest() != self._oid:
-                raise DigestMismatch(
-                    f"{self._what}: expected git blob {self._oid}, found {self._hasher.hexdigest()}"
-                )
-        return count
-
-
-def _normal(url: str) -> str:
-    """The URL of a server in one spelling.
-
-    Raises:
-        InvalidSetting: it has another scheme, no host, credentials, a query or a fragment.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise InvalidSetting(f"registry {url[:120]!r}: {error}") from error
-    if "@" in parts.netloc:
-        raise InvalidSetting(f"registry on {host}: a token belongs in HUBSTATE_TOKEN, not in a URL")
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise InvalidSetting(f"registry {url[:120]!r}: expected http(s)://host[:port][/path]")
-    shown = f"[{host}]" if ":" in host else host
-    if port not in (None, {"http": 80, "https": 443}[parts.scheme]):
-        shown += f":{port}"
-    return f"{parts.scheme}://{shown}{parts.path.rstrip('/')}"

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubstate import settings
 from hubstate.blobs import FileInfo, opened, reachable
 from hubstate.digest import Digest
 from hubstate.endpoints.answers import Listing
 from hubstate.endpoints.base import TIP, Changes, Commit, check_paths
+from hubstate.endpoints.client import api, quiet_bars, status_of, wrapped
 from hubstate.errors import (
     Conflict,
     DigestMismatch,
@@ -30,22 +28,15 @@ from hubstate.errors import (
     NotFound,
     RepositoryNotFound,
     RevisionNotFound,
-    Unreachable,
 )
 from hubstate.reference import Reference, check_revision
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
     from hubstate.endpoints.http import HttpEndpoint
 
 __all__ = ["set_tag", "upload"]
 
 _OWN = frozenset({".gitattributes"})  # what a hub server puts in a repository by itself
-_CODES: Mapping[str, type[NotFound]] = {
-    "RepoNotFound": RepositoryNotFound,
-    "RevisionNotFound": RevisionNotFound,
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,8 +90,8 @@ def set_tag(hub: HttpEndpoint, commit: Commit, tag: str) -> None:
     target = _target(commit.repo, "main", tag)
     if _check_tag(hub, target, tag, commit=commit.id):
         return
-    with _errors(f"tag {tag!r} of {commit.repo} on {hub.name}"):
-        _api(hub).create_tag(commit.repo, tag=tag, revision=commit.id)
+    with wrapped(f"tag {tag!r} of {commit.repo} on {hub.name}"):
+        api(hub).create_tag(commit.repo, tag=tag, revision=commit.id)
 
 
 def _target(repo: str, branch: str, tag: str | None) -> Reference:
@@ -188,7 +179,7 @@ def _publish(
     except BaseException:
         if made:
             with contextlib.suppress(Exception):
-                _api(hub).delete_branch(target.repo, branch=target.revision)
+                api(hub).delete_branch(target.repo, branch=target.revision)
         raise
     commit = _verified(hub, target.at(id), changes, local)
     return replace(commit, message=message, parent=start.commit.id if start else None)
@@ -196,11 +187,11 @@ def _publish(
 
 def _begin(hub: HttpEndpoint, target: Reference) -> Listing | None:
     """Where a new branch begins: at main, in a repository that is made if there is none."""
-    with _errors(f"{target.repo} on {hub.name}: cannot be made"):
+    with wrapped(f"{target.repo} on {hub.name}: cannot be made"):
         try:
             return hub.listing(target.at("main"))
         except RepositoryNotFound:
-            _api(hub).create_repo(target.repo, exist_ok=True)
+            api(hub).create_repo(target.repo, exist_ok=True)
         except RevisionNotFound:
             return None
     try:
@@ -218,8 +209,8 @@ def _alone(start: Listing | None, changes: Changes) -> Changes:
 def _make_branch(hub: HttpEndpoint, target: Reference, start: Listing | None) -> bool:
     if target.revision in hub.refs(target.repo).branches or start is None:
         return False
-    with _errors(f"branch {target} on {hub.name}: cannot be made"):
-        _api(hub).create_branch(target.repo, branch=target.revision, revision=start.commit.id)
+    with wrapped(f"branch {target} on {hub.name}: cannot be made"):
+        api(hub).create_branch(target.repo, branch=target.revision, revision=start.commit.id)
     return True
 
 
@@ -241,9 +232,9 @@ def _send(
     ]
     title, _, text = message.partition("\n")
     expected = parent.commit.id if parent else None
-    with _errors(f"{target} on {hub.name}: cannot be published"), _bars():
+    with wrapped(f"{target} on {hub.name}: cannot be published"), quiet_bars():
         try:
-            commit = _api(hub).create_commit(
+            commit = api(hub).create_commit(
                 target.repo,
                 operations,
                 commit_message=title or "Publish",
@@ -252,7 +243,7 @@ def _send(
                 parent_commit=expected,
             )
         except Exception as error:
-            if _status(error) in (409, 412):
+            if status_of(error) in (409, 412):
                 raise _overtaken(hub, target, expected=expected) from error
             raise
     return str(commit.oid)
@@ -309,62 +300,3 @@ def _overtaken(hub: HttpEndpoint, target: Reference, *, expected: str | None) ->
         f"{expected or 'no commit yet'}{found}. Nothing of this publish is visible; look at that "
         "release and publish again"
     )
-
-
-def _api(hub: HttpEndpoint) -> HfApi:
-    from huggingface_hub import HfApi
-
-    # False, because None would send the token of another server that is saved on this machine.
-    return HfApi(endpoint=hub.name, token=settings.token() or False, library_name="hubstate")
-
-
-@contextmanager
-def _bars() -> Iterator[None]:
-    """Leave huggingface_hub its progress bars on a terminal only."""
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    if (sys.stderr and sys.stderr.isatty()) or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
-
-
-@contextmanager
-def _errors(what: str) -> Iterator[None]:
-    """Turn every error of huggingface_hub, and of what it is built on, into one of ours."""
-    try:
-        yield
-    except HubstateError:
-        raise
-    except Exception as error:  # its releases differ in the libraries whose errors they let out
-        raise _translate(error, what) from error
-
-
-def _translate(error: Exception, what: str) -> HubstateError:
-    response: Any = getattr(error, "response", None)
-    said = getattr(error, "server_message", None) or str(error) or type(error).__name__
-    if error.__cause__:
-        said = f"{said}: {error.__cause__}"
-    text = " ".join(said.split())[:400]
-    status = _status(error)
-    code = response.headers.get("X-Error-Code", "") if response is not None else ""
-    if code in _CODES:
-        return _CODES[code](f"{what}: {text}")
-    if status in (409, 412):
-        return Conflict(f"{what}: {text}")
-    if status in (401, 403):
-        shown = "the token that was sent" if settings.token() else "HUBSTATE_TOKEN names no token"
-        return Unreachable(f"{what}: access is refused: {text}; {shown}")
-    return Unreachable(f"{what}: {text}")
-
-
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)

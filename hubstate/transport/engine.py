@@ -81,6 +81,7 @@ class _Transfer:
         self._queue = deque(runs(chunks))
         self._left = sum(chunk.size for run in self._queue for chunk in run)
         self._arrived = 0
+        self._flowing: set[threading.Thread] = set()
         self._suspects: set[int] = set()
         self._change = threading.Condition()
         self._workers: dict[threading.Thread, Any] = {}
@@ -92,7 +93,7 @@ class _Transfer:
         try:
             with self._change:
                 while self._error is None and (self._workers or self._queue):
-                    self._wanted = pace.tell(self._arrived)
+                    self._wanted = pace.tell(self._arrived, flowing=len(self._flowing))
                     while len(self._workers) < min(self._wanted, self._useful()):
                         self._start()
                     self._change.wait(_TICK)
@@ -134,6 +135,7 @@ class _Transfer:
         finally:
             with self._change:
                 self._workers.pop(me, None)
+                self._flowing.discard(me)
                 self._change.notify_all()
 
     def _take(self) -> list[Chunk]:
@@ -156,6 +158,7 @@ class _Transfer:
             checker = _Checker(span)
             while not checker.done and not self._stopped:
                 count = stream.readinto(buffer[: checker.left]) or 0
+                self._count(count)
                 self._part.write(buffer[:count], checker.position)
                 right = checker.take(buffer[:count])
                 self._keep(right)
@@ -180,14 +183,17 @@ class _Transfer:
             with self._change:
                 self._workers[me] = None
 
+    def _count(self, count: int) -> None:
+        with self._change:
+            self._arrived += count
+            self._flowing.add(threading.current_thread())
+
     def _keep(self, chunks: list[Chunk]) -> None:
         if chunks:
             self._part.keep(chunks)
-            count = sum(chunk.size for chunk in chunks)
-            with self._change:
-                self._arrived += count
-                if self._progress:
-                    self._progress(count)
+            if self._progress:
+                with self._change:
+                    self._progress(sum(chunk.size for chunk in chunks))
 
     def _ask_again(self, checker: _Checker) -> None:
         wrong, found = checker.span[checker.index], checker.wrong

@@ -12,7 +12,8 @@ import time
 __all__ = ["FEWEST", "MOST", "Pace"]
 
 FEWEST, MOST = 2, 16
-_WINDOW = 0.4  # seconds over which speed is measured
+_WINDOW = 0.25  # seconds over which speed is measured
+_WARM_UP = 3.0  # seconds that new connections are given until their first bytes
 _GAIN = 1.2  # a doubling that brings less than this was not worth it
 _AGAIN = 5.0  # seconds until it is tried once more
 _BUSY = 0.85  # of all processors: more connections could only wait for them
@@ -31,19 +32,33 @@ class Pace:
         self._fewest = self.connections
         self._most = most
         self._rate: float | None = None  # with half as many, if they were just doubled
-        self._moment = time.monotonic()
-        self._work = time.process_time()
-        self._bytes = 0
         self._rest = 0.0
+        self._changed = time.monotonic()
+        self._begin(0)
 
-    def tell(self, total: int) -> int:
-        """Say how many bytes have arrived in all; the number of connections to have now."""
-        elapsed = time.monotonic() - self._moment
-        if elapsed >= _WINDOW:
-            work = time.process_time()
-            load = (work - self._work) / elapsed / (os.cpu_count() or 1)
-            self.judge((total - self._bytes) / elapsed, load)
-            self._moment, self._work, self._bytes = time.monotonic(), work, total
+    def _begin(self, total: int) -> None:
+        """Measure from here."""
+        self._moment, self._work = time.monotonic(), time.process_time()
+        self._bytes = total
+
+    def tell(self, total: int, *, flowing: int) -> int:
+        """Say how it goes; the number of connections to have now.
+
+        Args:
+            total: bytes that have arrived in all.
+            flowing: connections that have brought any bytes yet. Speed is measured once all of
+                them have, because opening one may take longer than the measurement.
+        """
+        now = time.monotonic()
+        if flowing < self.connections and now - self._changed < _WARM_UP:
+            self._begin(total)
+        elif (elapsed := now - self._moment) >= _WINDOW:
+            work = time.process_time() - self._work
+            before = self.connections
+            self.judge((total - self._bytes) / elapsed, work / elapsed / (os.cpu_count() or 1))
+            if self.connections != before:
+                self._changed = now
+            self._begin(total)
         return self.connections
 
     def judge(self, rate: float, load: float) -> None:
