@@ -5,8 +5,10 @@ Run by ``scripts/test-peers``, which installs torchvision in an environment of i
 
 from __future__ import annotations
 
+import shutil
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from outline import outline
 from test_zoo import golden
 from torch import nn
 
+import hubstate
 from hubstate.zoo.create import create_model
 
 pytestmark = pytest.mark.peer
@@ -109,3 +112,19 @@ def test_a_seed_gives_their_initial_weights(theirs: Any, name: str, zero: bool) 
     torch.manual_seed(0)
     expected = getattr(theirs, name)(zero_init_residual=zero).state_dict()
     assert [key for key in expected if not torch.equal(ours[key], expected[key])] == []
+
+
+def test_timm_loads_what_is_published(theirs: Any, tmp_path: Path) -> None:
+    """``config.json`` is what timm reads, and the tensors are under the names that it has."""
+    timm = pytest.importorskip("timm")
+    model = create_model("resnet18", num_classes=10).eval()
+    randomise(model)
+    labels = [f"class {index}" for index in range(10)]
+    hubstate.publish(model, "org/flowers", license="mit", labels=labels)
+    for name, path in hubstate.fetch("org/flowers").paths.items():
+        shutil.copy(path, tmp_path / name)
+    same = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    with torch.no_grad():
+        assert_close(same(images()), model(images()))
+    assert same.pretrained_cfg["label_names"] == labels
+    assert tuple(same.pretrained_cfg["mean"]) == (0.485, 0.456, 0.406)

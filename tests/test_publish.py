@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
-from toys import Tied, drifting, fickle, toy
+from toys import Tied, Toy, drifting, fickle, toy
 
 import hubstate
 from hubstate.errors import Conflict, GateRefused, InvalidReference, RepositoryNotFound
@@ -268,3 +269,18 @@ def test_a_publish_that_is_killed_is_completed_by_running_it_again() -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert hubstate.open_release(f"{NAME}@v3").commit.id == done.stdout.split()[-1]
+
+
+def test_the_hub_mixin_loads_what_is_published(tmp_path: Path) -> None:
+    class Mixed(Toy, PyTorchModelHubMixin):
+        """A class of somebody who knows nothing of hubstate."""
+
+        def __init__(self, width: int = 2, num_classes: int = 2) -> None:
+            super().__init__(width, num_classes)
+
+    model = trained()
+    push(model)
+    for name, path in hubstate.fetch(NAME).paths.items():
+        shutil.copy(path, tmp_path / name)
+    same = Mixed.from_pretrained(str(tmp_path))
+    assert torch.equal(same.conv.weight, model.get_parameter("conv.weight"))

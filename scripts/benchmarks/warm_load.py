@@ -48,7 +48,17 @@ began = time.perf_counter()
 import torch
 print(json.dumps({"process s": time.perf_counter() - began}))
 """
-OURS = "from hubstate.zoo import resnet50\nmodel = resnet50(pretrained='bench/resnet50'{options})\n"
+OURS = "from hubstate.zoo import resnet50\nmodel = resnet50(pretrained=True{options})\n"
+CATALOGUE = """
+schema = 1
+
+[[model]]
+builder = "resnet50"
+tag = "bench"
+default = true
+repository = "bench/resnet50"
+license = "mit"
+"""
 # Building it with random values, then reading a pickle: what most model zoos do.
 CLASSIC = """
 from hubstate.zoo import resnet50
@@ -85,7 +95,9 @@ def main(rounds: int) -> None:
             **os.environ,
             "HUBSTATE_REGISTRY": str(Path(folder) / "registry"),
             "HUBSTATE_CACHE": str(Path(folder) / "cache"),
+            "HUBSTATE_CATALOGUE": str(Path(folder) / "catalogue.toml"),
         }
+        Path(folder, "catalogue.toml").write_text(CATALOGUE)
         run(PUBLISH, pickle, plain, environment=environment)
         files = (pickle, plain)
         contenders = {
