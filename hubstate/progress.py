@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Hook", "bar", "quiet"]
+__all__ = ["Hook", "bar", "quiet", "step"]
 
 Hook = Callable[[int], object]
 """Told of the number of bytes that have just arrived."""
@@ -33,6 +33,21 @@ def bar(label: str, *, total: int) -> Iterator[Hook]:
 
     with tqdm(total=total, desc=label, unit="B", unit_scale=True, leave=False) as drawn:
         yield drawn.update
+
+
+@contextmanager
+def step(label: str) -> Iterator[None]:
+    """Say on a terminal what is being done while the block runs, and take it back afterwards."""
+    shown = _is_terminal()
+    if shown:
+        sys.stderr.write(f"{label} …")
+        sys.stderr.flush()
+    try:
+        yield
+    finally:
+        if shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 def _is_terminal() -> bool:

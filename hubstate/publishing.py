@@ -25,6 +25,7 @@ from hubstate.errors import GateRefused, RepositoryNotFound, RevisionNotFound
 from hubstate.gate import pass_gate
 from hubstate.hub import open_release, publish_files, tag_commit
 from hubstate.manifest import Json, Manifest
+from hubstate.progress import step
 from hubstate.reference import Reference
 from hubstate.staging import Description, preprocessing_of, recorded_builder, refusals, stage
 
@@ -160,13 +161,15 @@ def publish(
         raise GateRefused(problems)
     target = Reference(repo=Reference.parse(repository).repo, revision=branch)
     with tempfile.TemporaryDirectory(prefix="hubstate-publish-") as folder:
-        manifest = stage(model, Path(folder), meaning, repository=target.repo)
+        with step("writing and hashing the weights"):
+            manifest = stage(model, Path(folder), meaning, repository=target.repo)
         plan = _plan(target, tag, manifest, registry)
         if plan.action == "unchanged":
             return _keep(plan, dry_run=dry_run, registry=registry)
         if plan.parent and plan.difference.same_tensors and not allow_equal:
             raise GateRefused([_all_equal(plan)])
-        pass_gate(Path(folder))
+        with step("gate: rebuilding the model in a fresh process"):
+            pass_gate(Path(folder))
         return plan if dry_run else _commit(plan, Path(folder), message, registry)
 
 
@@ -208,15 +211,16 @@ def _keep(plan: Publication, *, dry_run: bool, registry: str | None) -> Publicat
 def _commit(
     plan: Publication, folder: Path, message: str | None, registry: str | None
 ) -> Publication:
-    commit = publish_files(
-        plan.repository,
-        {path.name: path for path in sorted(folder.iterdir())},
-        message=message or f"Publish {plan.repository}",
-        branch=plan.branch,
-        tag=plan.tag,
-        parent=plan.parent,
-        registry=registry,
-    )
+    with step(f"publishing to {plan.repository}"):
+        commit = publish_files(
+            plan.repository,
+            {path.name: path for path in sorted(folder.iterdir())},
+            message=message or f"Publish {plan.repository}",
+            branch=plan.branch,
+            tag=plan.tag,
+            parent=plan.parent,
+            registry=registry,
+        )
     return dataclasses.replace(plan, action="published", commit=commit.id)
 
 

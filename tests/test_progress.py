@@ -13,8 +13,8 @@ termios = pytest.importorskip("termios")
 
 CODE = """
 import sys
-from hubstate.progress import bar
-with bar("weights", total=1000) as advance:
+from hubstate.progress import bar, step
+with step("working"), bar("weights", total=1000) as advance:
     advance(400)
     advance(600)
 print("tqdm" in sys.modules)
@@ -46,4 +46,6 @@ def test_on_a_terminal_a_bar_is_drawn() -> None:
     drawn = os.read(reader, 1 << 16)
     os.close(writer)
     os.close(reader)
+    assert drawn.startswith("working …".encode())
     assert b"weights" in drawn
+    assert drawn.endswith(b"\r\x1b[K"), "the line is taken back"
