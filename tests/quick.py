@@ -17,7 +17,7 @@ from hubstate.weights import save_weights
 __all__ = ["publish_quickly", "release_of"]
 
 
-def release_of(model: nn.Module) -> dict[str, Path | bytes]:
+def release_of(model: nn.Module) -> dict[str, bytes]:
     """The files of a release of a model."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")

@@ -26,6 +26,7 @@ _COMMANDS = {
     "models": "List the models that can be built, and their known weights.",
     "publish": "Publish a model as one release, after it passed the gate.",
     "show": "Show what a release or a weights file holds.",
+    "warm": "Fill a cache ahead of time, and prove that it is full.",
 }
 
 

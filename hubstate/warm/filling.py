@@ -1,0 +1,117 @@
+"""Filling a cache: many releases are opened at once, what is missing is added up, and fetched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+
+from hubstate.cache import Cache
+from hubstate.errors import HubstateError
+from hubstate.filters import Filter
+from hubstate.hub import Release, open_pinned, open_release
+from hubstate.progress import Hook, bar
+from hubstate.warm.proofs import FileProof, Proof, prove
+from hubstate.warm.wanted import Wanted, chosen_tensors, wanted_size
+
+__all__ = ["prove_all", "warm"]
+
+_AT_ONCE = 8
+
+
+def warm(
+    wanted: Sequence[Wanted],
+    *,
+    cache: Cache | None = None,
+    filter: Filter | None = None,
+    progress: Hook | None = None,
+) -> list[Proof]:
+    """Fetch what is missing of several releases; what cannot be had is in the proofs.
+
+    Args:
+        wanted: from :func:`locked` or :func:`named`.
+        cache: instead of the configured cache.
+        filter: of the weights, only the tensors whose names pass; with their second argument
+            None. Files without tensors are fetched all the same.
+        progress: is told of bytes, from several threads, one at a time; without it, a terminal
+            shows a bar.
+    """
+    cache = cache or Cache()
+    return prove_all(
+        wanted,
+        open=lambda one: _open(one, cache),
+        size=lambda release, name: _missing(release, name, filter),
+        prove=lambda release, name, hook: _fetch(release, name, filter, hook),
+        label=f"{len(wanted)} releases",
+        progress=progress,
+    )
+
+
+def prove_all(
+    wanted: Sequence[Wanted],
+    *,
+    open: Callable[[Wanted], Release],
+    size: Callable[[Release, str], int],
+    prove: Callable[[Release, str, Hook], FileProof],
+    label: str,
+    progress: Hook | None,
+) -> list[Proof]:
+    """Open every release, and prove every file of each, several at a time."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        opened = list(pool.map(lambda one: _opened(one, open), wanted))
+        releases = [proof.release for proof in opened if proof.release]
+        tasks = [(release, name) for release in releases for name in sorted(release.source.infos)]
+        total = sum(size(release, name) for release, name in tasks)
+        with bar(label, total=total) if progress is None else nullcontext(progress) as hook:
+            one_at_a_time = _guarded(hook)
+            files = list(pool.map(lambda task: prove(task[0], task[1], one_at_a_time), tasks))
+    found: dict[int, list[FileProof]] = {}
+    for (release, _), file in zip(tasks, files, strict=True):
+        found.setdefault(id(release), []).append(file)
+    return [replace(proof, files=tuple(found.get(id(proof.release), ()))) for proof in opened]
+
+
+def _guarded(hook: Hook) -> Hook:
+    lock = threading.Lock()
+
+    def told(count: int, /) -> None:
+        with lock:
+            hook(count)
+
+    return told
+
+
+def _opened(wanted: Wanted, open: Callable[[Wanted], Release]) -> Proof:
+    try:
+        return Proof(wanted=wanted, release=open(wanted))
+    except HubstateError as error:
+        return Proof(wanted=wanted, release=None, problem=error)
+
+
+def _open(wanted: Wanted, cache: Cache) -> Release:
+    if wanted.pin:
+        return open_pinned(wanted.pin, registry=wanted.registry, cache=cache)
+    return open_release(wanted.reference, registry=wanted.registry, cache=cache)
+
+
+def _missing(release: Release, name: str, filter: Filter | None) -> int:
+    try:
+        there = release.source.find(name)
+    except HubstateError:
+        there = None
+    return 0 if there else wanted_size(release, name, filter)
+
+
+def _fetch(release: Release, name: str, filter: Filter | None, hook: Hook) -> FileProof:
+    try:
+        before = release.source.find(name)
+        chosen = None if before else chosen_tensors(release, name, filter)
+        if chosen is None:
+            path = release.path(name, progress=hook)
+            return prove(release, name, path, "present" if before else "fetched")
+        path = release.tensors_path(name, chosen, progress=hook)
+        return prove(release, name, path, "partial")
+    except HubstateError as error:
+        return prove(release, name, None, "missing", error)

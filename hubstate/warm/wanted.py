@@ -1,0 +1,96 @@
+"""What is to be in a cache: releases, as a lock file or a name says, and which tensors of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hubstate import settings
+from hubstate.endpoints import Endpoint, open_endpoint
+from hubstate.errors import InvalidSetting
+from hubstate.filters import Filter
+from hubstate.hub import Release
+from hubstate.lock import LockFile, Pin, model_pin, reference_pin
+from hubstate.reference import Reference
+from hubstate.zoo.catalogue import choose
+from hubstate.zoo.create import find_builder
+
+__all__ = ["Wanted", "chosen_tensors", "locked", "named", "wanted_size"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """A release that is to be in the cache."""
+
+    reference: Reference
+    pin: Pin | None = None
+    registry: str | None = None
+
+    @property
+    def places(self) -> tuple[Reference, ...]:
+        """The references by which the cache may know it."""
+        return self.pin.places if self.pin else (self.reference,)
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """The registries that it may be from."""
+        named = [self.registry, self.pin.registry if self.pin else None]
+        if self.pin or not self.registry:
+            named.append(settings.registry())
+        opened = [open_endpoint(name) for name in named if name]
+        return list({endpoint.name: endpoint for endpoint in opened}.values())
+
+
+def locked(lock: LockFile) -> list[Wanted]:
+    """Everything that a lock file pins."""
+    return [Wanted(reference=pin.reference, pin=pin) for pin in lock.releases.values()]
+
+
+def named(names: Iterable[str], *, registry: str | None = None) -> list[Wanted]:
+    """References and models, as the lock file in force has them, or else as they are now.
+
+    Raises:
+        UnknownModel: no builder, or no weights of that tag.
+        NotPinned: it is not in the lock file, and the settings allow pinned references only.
+    """
+    return [_named(name, registry) for name in dict.fromkeys(names)]
+
+
+def _named(name: str, registry: str | None) -> Wanted:
+    if "/" in name or "@" in name:
+        reference = Reference.parse(name)
+        return Wanted(reference=reference, pin=reference_pin(reference), registry=registry)
+    builder, colon, tag = name.partition(":")
+    wanted = tag if colon else True
+    if model := model_pin(builder, wanted):
+        return Wanted(reference=model.reference, pin=reference_pin(model.reference))
+    source = choose(builder, wanted, own=find_builder(builder).registration.weights)
+    reference = Reference.parse(source.reference)
+    place = registry or source.registry
+    return Wanted(reference=reference, pin=reference_pin(reference), registry=place)
+
+
+def chosen_tensors(release: Release, name: str, filter: Filter | None) -> list[str] | None:
+    """The tensors that are wanted of a file; None for the whole of it."""
+    if filter is None or not name.endswith(".safetensors"):
+        return None
+    record = release.source.records.get(name)
+    if release.manifest is None or record is None or not record.tensors:
+        raise InvalidSetting(
+            f"{release.reference}: {name}: a filter needs a manifest, and there is none"
+        )
+    passing = {e.tied_to or e.path for e in release.manifest.structure if filter(e.path, None)}
+    chosen = [tensor.name for tensor in record.tensors if tensor.name in passing]
+    return chosen if len(chosen) < len(record.tensors) else None
+
+
+def wanted_size(release: Release, name: str, filter: Filter | None) -> int:
+    """The bytes that are wanted of a file."""
+    try:
+        chosen = chosen_tensors(release, name, filter)
+    except InvalidSetting:
+        return 0
+    if chosen is None:
+        return release.source.info(name).size or 0
+    tensors = release.source.records[name].tensors
+    return sum(tensor.stop - tensor.start for tensor in tensors if tensor.name in chosen)

@@ -1,0 +1,315 @@
+"""Warm-up: what is there is proven; then no registry and no writable cache is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hubs import Hub, serving
+from quick import publish_quickly, release_of
+from toys import Toy, toy
+
+from hubstate import settings, warm
+from hubstate.cache import Cache
+from hubstate.cli import main
+from hubstate.digest import Digest
+from hubstate.errors import DigestMismatch, InvalidSetting, Offline
+from hubstate.filters import only, without
+from hubstate.lock import LockFile, write_lock
+from hubstate.pinning import add_pins
+from hubstate.progress import quiet
+
+HERE = Path(__file__).parent
+LOAD = """
+import os, sys, warnings, hubstate
+from toys import toy
+warnings.simplefilter("error")
+model = toy(pretrained="org/name")
+release = hubstate.fetch("org/name")
+print(sorted(release.paths), float(model.fc.bias.detach().sum()))
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command line here: its exit code, and what it printed."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model() -> Toy:
+    torch.manual_seed(0)
+    made: Toy = toy()
+    return made
+
+
+@pytest.fixture
+def hub(model: Toy) -> Iterator[Hub]:
+    """A server with one release, which is the configured registry."""
+    served = Hub(release_of(model))
+    with serving(served) as url:
+        os.environ["HUBSTATE_REGISTRY"] = url
+        yield served
+
+
+def lock(*names: str) -> LockFile:
+    made, _ = add_pins(LockFile(), names)
+    write_lock(Path("hubstate.lock"), made)
+    return made
+
+
+def load(*before: str, **environment: str) -> str:
+    """Load in a fresh process, started by another command if one is given; what it printed."""
+    answer = subprocess.run(
+        [*before, sys.executable, "-c", LOAD],
+        env={**os.environ, "PYTHONPATH": str(HERE), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def expected(model: Toy) -> str:
+    names = ["README.md", "hubstate.json", "model.safetensors"]
+    return f"{names} {float(model.fc.bias.detach().sum())}\n"
+
+
+def blob(data: bytes) -> Path:
+    path = Cache().find(Digest.of(data)).path
+    assert path
+    return path
+
+
+# What is proven
+
+
+def test_the_proof_names_every_file_with_size_and_digest(hub: Hub, run: Any) -> None:
+    code, out, _ = run("warm", "org/name", "--json")
+    proof = json.loads(out)
+    assert (code, proof["complete"], proof["files"]) == (0, True, 3)
+    (release,) = proof["releases"]
+    assert release["commit"] == Hub.COMMIT
+    assert release["manifest"] == str(Digest.of(hub.files["hubstate.json"]))
+    for name, data in hub.files.items():
+        found = release["files"][name]
+        assert (found["size"], found["digest"]) == (len(data), str(Digest.of(data)))
+        assert Path(found["path"]).read_bytes() == data
+    assert proof["size"] == sum(map(len, hub.files.values()))
+
+
+def test_warming_again_fetches_nothing(hub: Hub, run: Any) -> None:
+    lock("org/name")
+    run("warm")
+    asked = len(hub.seen)
+    code, out, _ = run("warm", "--json")
+    (release,) = json.loads(out)["releases"]
+    assert {file["state"] for file in release["files"].values()} == {"present"}
+    assert (code, len(hub.seen)) == (0, asked)
+
+
+def test_what_cannot_be_had_is_told_and_the_rest_is_fetched(hub: Hub, run: Any) -> None:
+    hub.corrupt["model.safetensors"] = len(hub.files["model.safetensors"]) - 1
+    code, out, _ = run("warm", "org/name", "org/never", "--json")
+    good, bad = json.loads(out)["releases"]
+    assert code == 5
+    assert good["files"]["README.md"]["state"] == "fetched"
+    assert good["files"]["model.safetensors"]["state"] == "missing"
+    assert "expected" in good["files"]["model.safetensors"]["problem"]
+    assert "org/never" in bad["problem"]
+    hub.corrupt.clear()
+    assert run("warm", "org/name")[0] == 0
+
+
+def test_many_releases_are_fetched_with_one_account_of_the_bytes(tmp_path: Path) -> None:
+    for number in range(5):
+        publish_quickly(toy(), f"org/m{number}", seed=number)
+    wanted = warm.named([f"org/m{number}" for number in range(5)])
+    told: list[int] = []
+    proofs = warm.warm(wanted, progress=told.append)
+    assert all(proof.complete for proof in proofs)
+    assert [str(proof.wanted.reference) for proof in proofs] == [f"org/m{n}@main" for n in range(5)]
+    sizes = [file.size or 0 for proof in proofs for file in proof.files if file.state == "fetched"]
+    assert sum(told) == sum(sizes)
+
+
+def test_a_lock_file_is_warmed_as_it_says(run: Any) -> None:
+    first = publish_quickly(toy(), "org/name", seed=1)
+    lock("org/name")
+    publish_quickly(toy(), "org/name", seed=2)
+    _, out, _ = run("warm", "--json")
+    assert [release["commit"] for release in json.loads(out)["releases"]] == [first.id]
+    _, out, _ = run("warm", "org/name", "--json")
+    assert [release["commit"] for release in json.loads(out)["releases"]] == [first.id]
+
+
+def test_another_cache_folder_can_be_filled(hub: Hub, run: Any, tmp_path: Path) -> None:
+    _, out, _ = run("warm", "org/name", "--cache", str(tmp_path / "node"), "--json")
+    assert json.loads(out)["cache"] == [str(tmp_path / "node")]
+    assert not settings.cache_folders()[0].exists()
+    assert run("warm", "org/name", "--cache", str(tmp_path / "node"), "--check")[0] == 0
+    assert run("warm", "org/name", "--check")[0] == 6
+
+
+def test_with_nothing_to_warm_the_command_says_so(run: Any) -> None:
+    code, _, err = run("warm")
+    assert (code, "hubstate.lock" in err) == (2, True)
+
+
+def test_help_shows_an_example(run: Any) -> None:
+    code, out, _ = run("warm", "--help")
+    assert (code, "Example:" in out) == (0, True)
+
+
+# Filters
+
+
+def test_a_filter_fetches_only_the_tensors_that_pass(hub: Hub) -> None:
+    hub.files.update(release_of(Toy(2000, 64)))
+    size = len(hub.files["model.safetensors"])
+    (proof,) = warm.warm(warm.named(["org/name"]), filter=without("fc"), progress=quiet)
+    assert proof.complete
+    states = {file.name: file.state for file in proof.files}
+    assert states["model.safetensors"] == "partial"
+    assert hub.sent("model.safetensors") < size * 0.5
+    asked = len(hub.seen)
+    (proof,) = warm.check(warm.named(["org/name"]), filter=without("fc"))
+    assert proof.complete
+    (proof,) = warm.check(warm.named(["org/name"]), filter=only("fc"))
+    assert isinstance(proof.error, Offline)
+    assert len(hub.seen) == asked
+
+
+def test_filters_of_both_kinds_at_once_are_refused(hub: Hub, run: Any) -> None:
+    code, _, err = run("warm", "org/name", "--filter", "fc", "--filter", "!bn")
+    assert (code, "--filter" in err) == (InvalidSetting.exit_code, True)
+    assert run("warm", "org/name", "--filter", "!fc")[0] == 0
+
+
+# Checks
+
+
+def test_a_check_asks_nobody_and_finds_every_kind_of_damage(hub: Hub, run: Any) -> None:
+    lock("org/name")
+    code, out, _ = run("warm", "--check")
+    assert (code, "is not in the cache" in out) == (6, True)
+    run("warm")
+    asked = len(hub.seen)
+    assert run("warm", "--check")[0] == 0
+    path = blob(hub.files["model.safetensors"])
+    times = path.stat()
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (proof,) = warm.check(warm.named(["org/name"]))
+    assert {f.name: f.state for f in proof.files}["model.safetensors"] == "damaged"
+    assert isinstance(proof.error, DigestMismatch)
+    assert run("warm", "--check")[0] == 5
+    path.unlink()
+    code, out, _ = run("warm", "--check", "--json")
+    (release,) = json.loads(out)["releases"]
+    assert (code, release["files"]["model.safetensors"]["state"]) == (6, "missing")
+    assert len(hub.seen) == asked
+
+
+def test_a_check_fetches_nothing_from_a_folder_either() -> None:
+    publish_quickly(toy(), "org/name", seed=1)
+    wanted = warm.named(["org/name"])
+    warm.warm(wanted)
+    shutil.rmtree(settings.cache_folders()[0] / "blobs")
+    (proof,) = warm.check(wanted)
+    assert isinstance(proof.error, Offline)
+    assert not (settings.cache_folders()[0] / "blobs").exists()
+
+
+# Afterwards
+
+
+@pytest.mark.parametrize("with_lock", [True, False])
+def test_afterwards_nothing_is_asked_offline(hub: Hub, model: Toy, with_lock: bool) -> None:
+    if with_lock:
+        lock("org/name")
+    warm.warm(warm.named(["org/name"]))
+    asked = len(hub.seen)
+    assert load(HUBSTATE_OFFLINE="1") == expected(model)
+    assert len(hub.seen) == asked
+
+
+def test_afterwards_the_network_may_be_cut(hub: Hub, model: Toy) -> None:
+    """Without the offline setting: what is pinned and cached needs no request."""
+    namespace = ("unshare", "-rn")
+    if not shutil.which("unshare") or subprocess.run([*namespace, "true"], check=False).returncode:
+        pytest.skip("this system permits no network namespaces")
+    lock("org/name")
+    warm.warm(warm.named(["org/name"]))
+    unreachable = "import socket; socket.create_connection(('127.0.0.1', 80), 1)"
+    cut = subprocess.run([*namespace, sys.executable, "-c", unreachable], capture_output=True)
+    assert b"unreachable" in cut.stderr
+    assert load(*namespace) == expected(model)
+
+
+def unprivileged() -> tuple[str, ...]:
+    """What takes root's power over file modes from a command; nothing for other users."""
+    if not hasattr(os, "getuid") or os.getuid() != 0:
+        return ()
+    powers = "-dac_override,-dac_read_search"
+    words = ("setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}")
+    if not shutil.which("setpriv") or subprocess.run([*words, "true"], check=False).returncode:
+        pytest.skip("root may write everywhere here")
+    return words
+
+
+def mounted_read_only(folder: Path) -> tuple[str, ...]:
+    """What mounts a folder read-only for a command."""
+    script = f"mount --bind '{folder}' '{folder}' && mount -o remount,ro,bind '{folder}'"
+    words = ("unshare", "-rm", "sh", "-c", f'{script} && exec "$@"', "sh")
+    if not shutil.which("unshare") or subprocess.run([*words, "true"], check=False).returncode:
+        pytest.skip("this system permits no mounts")
+    return words
+
+
+@pytest.mark.parametrize("way", ["mode", "mount"])
+def test_afterwards_the_cache_may_be_read_only(hub: Hub, model: Toy, way: str) -> None:
+    lock("org/name")
+    warm.warm(warm.named(["org/name"]))
+    (cache,) = settings.cache_folders()
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    folders = [cache, *(path for path in before if path.is_dir())]
+    for folder in folders if way == "mode" else ():
+        folder.chmod(0o555)
+    try:
+        command = unprivileged() if way == "mode" else mounted_read_only(cache)
+        write = "import sys; open(sys.argv[1] + '/x', 'w')"
+        refused = [*command, sys.executable, "-c", write, str(cache)]
+        assert subprocess.run(refused, capture_output=True).returncode == 1, "this test can fail"
+        assert load(*command) == expected(model)
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
