@@ -21,10 +21,11 @@ from hubstate.collector import collection_paused
 from hubstate.errors import StructureMismatch
 from hubstate.filters import Filter
 from hubstate.hub import Release, open_release
-from hubstate.loading import LoadReport, assign_tensors, plan_entries
+from hubstate.loading import LoadReport, assign_tensors, plan_entries, transform_entries
 from hubstate.manifest import Entry
 from hubstate.naming import Rules
 from hubstate.reference import Reference
+from hubstate.transforms import Rules as Transforms
 from hubstate.weights import map_weights, read_weights
 
 __all__ = ["entries_of", "load_pretrained", "load_release"]
@@ -37,6 +38,7 @@ def load_pretrained(
     filter: Filter | None = None,
     strict: bool = True,
     rename: Rules | None = None,
+    transforms: Transforms | None = None,
     prefault: bool = False,
     copy: bool = False,
     registry: str | None = None,
@@ -53,6 +55,8 @@ def load_pretrained(
         filter: ``filter(path, leaf)`` says which names are loaded and checked.
         strict: also refuse tensors that only one side has; otherwise they are reported.
         rename: regular expressions and their replacements for the release's names.
+        transforms: rules that make the model's tensors of the release's, before ``rename``; see
+            ``hubstate.transforms``.
         prefault: read the mapped pages now, instead of in the first forward (Linux).
         copy: read into memory of the process's own instead of mapping the file.
         registry: a folder or URL instead of the configured registry.
@@ -60,6 +64,7 @@ def load_pretrained(
     Raises:
         StructureMismatch: model and release differ; nothing was fetched or changed, and
             ``.issues`` has every difference.
+        InvalidSetting: a rule of ``transforms`` that means nothing.
         NotFound: no such repository, revision or weights file.
         Damaged: a manifest, header or file that is not what it must be.
         Offline: something is not in the cache, and no request is allowed.
@@ -78,6 +83,7 @@ def load_pretrained(
             filter=filter,
             strict=strict,
             rename=rename,
+            transforms=transforms,
             prefault=prefault,
             copy=copy,
         )
@@ -90,18 +96,24 @@ def load_release(
     filter: Filter | None = None,
     strict: bool = True,
     rename: Rules | None = None,
+    transforms: Transforms | None = None,
     prefault: bool = False,
     copy: bool = False,
 ) -> LoadReport:
     """As :func:`load_pretrained`, from a release that is open already."""
     entries = tuple(entries_of(release))
     try:
-        plan = plan_entries(model, entries, filter=filter, strict=strict, rename=rename, fresh=True)
+        there, offered = transform_entries(entries, transforms) if transforms else (None, entries)
+        plan = plan_entries(model, offered, filter=filter, strict=strict, rename=rename, fresh=True)
+        wanted = plan.wanted if there is None else there.needs(plan.wanted)
         tensors: dict[str, Tensor] = {}
-        for path, names in _files(release, entries, plan.wanted):
+        for path, names in _files(release, entries, wanted):
             tensors |= (
                 read_weights(path, names) if copy else map_weights(path, names, prefault=prefault)
             )
+        if there is not None:
+            tensors |= {e.path: tensors[e.tied_to] for e in entries if e.tied_to in tensors}
+            tensors = there.apply(tensors, names=plan.wanted)
         return assign_tensors(plan, tensors)
     except StructureMismatch as error:
         raise StructureMismatch(error.issues, where=str(release.reference)) from None

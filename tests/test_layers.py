@@ -22,7 +22,17 @@ BYTES = [
     *("progress", "blobs", "transport", "endpoints", "lock", "cache", "release", "hub"),
     *("bundle", "subject"),
 ]
-TORCH = ["walk", "states", "loading", "weights", "checkpoint", "building", "probe", "deviation"]
+TORCH = [
+    "walk",
+    "states",
+    "transforms",
+    "loading",
+    "weights",
+    "checkpoint",
+    "building",
+    "probe",
+    "deviation",
+]
 BOTH = ["pretrained", "zoo", "gate", "staging", "publishing", "pinning", "warm"]
 DOORS = ["__init__", "cli", "__main__"]
 

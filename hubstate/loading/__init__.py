@@ -2,6 +2,7 @@
 
 from hubstate.loading.plan import Plan
 from hubstate.loading.strict import assign_tensors, check, loadmodel, plan_entries
+from hubstate.loading.transforming import transform_entries
 from hubstate.naming import Rules
 from hubstate.report import LoadReport
 from hubstate.states import describe, state
@@ -16,4 +17,5 @@ __all__ = [
     "loadmodel",
     "plan_entries",
     "state",
+    "transform_entries",
 ]

@@ -24,10 +24,12 @@ from hubstate.filters import Filter
 from hubstate.loading.plan import Plan
 from hubstate.loading.planning import make_plan
 from hubstate.loading.source import read_entries, read_tree
+from hubstate.loading.transforming import transformed
 from hubstate.loading.writing import assign, write
 from hubstate.manifest import Entry
 from hubstate.naming import Rules
 from hubstate.report import LoadReport
+from hubstate.transforms import Rules as Transforms
 
 __all__ = ["assign_tensors", "check", "loadmodel", "plan_entries"]
 
@@ -39,6 +41,7 @@ def loadmodel(
     filter: Filter | None = None,
     strict: bool = True,
     rename: Rules | None = None,
+    transforms: Transforms | None = None,
 ) -> LoadReport:
     """Copy the tensors of a source into a model, all of them or none.
 
@@ -57,6 +60,8 @@ def loadmodel(
         strict: also refuse tensors and parameter-free children that only one side has. Otherwise
             they are left alone and reported; what is on both sides must fit all the same.
         rename: regular expressions and their replacements, applied in turn to the source's names.
+        transforms: rules that make the model's tensors of the source's, before ``rename``; see
+            ``hubstate.transforms``. Plain data is not compared then.
 
     Returns:
         The account of every tensor on both sides.
@@ -64,6 +69,7 @@ def loadmodel(
     Raises:
         StructureMismatch: the two differ; nothing was written, and ``.issues`` has every
             difference in the order of the model.
+        InvalidSetting: a rule of ``transforms`` that means nothing.
         TypeError: a source that is none, or an optimizer.
         ValueError: a tree that contains itself, or a rule that is no regular expression.
 
@@ -77,7 +83,7 @@ def loadmodel(
     hubstate.errors.StructureMismatch: 1 difference, nothing was loaded:
       bias: missing: not in the source, model (2,) float32
     """
-    source = read_tree(src)
+    source = transformed(read_tree(src), transforms)
     plan = make_plan(dst, source, filter=filter, strict=strict, rename=rename)
     return write(plan.agreed())
 
@@ -89,6 +95,7 @@ def check(
     filter: Filter | None = None,
     strict: bool = True,
     rename: Rules | None = None,
+    transforms: Transforms | None = None,
 ) -> LoadReport:
     """What ``loadmodel`` would do with a source of this structure, of which no tensor is here yet.
 
@@ -101,16 +108,19 @@ def check(
         filter: as in ``loadmodel``; a tensor of the source only is shown on the meta device.
         strict: as in ``loadmodel``.
         rename: as in ``loadmodel``.
+        transforms: as in ``loadmodel``.
 
     Raises:
         StructureMismatch: the two differ; ``.issues`` has every difference.
+        InvalidSetting: a rule of ``transforms`` that means nothing.
 
     >>> from torch import nn
     >>> from hubstate import describe
     >>> print(check(nn.Linear(3, 2), describe(nn.Linear(3, 2, bias=False))))
     2 loaded
     """
-    return plan_entries(model, entries, filter=filter, strict=strict, rename=rename).report
+    source = transformed(read_entries(entries), transforms)
+    return make_plan(model, source, filter=filter, strict=strict, rename=rename).agreed().report
 
 
 def plan_entries(

@@ -1,0 +1,33 @@
+"""Transforms: how the tensors of a source become those of a model, as rules that are data.
+
+::
+
+    rules.py        what a rule says, from JSON and back; no torch
+    resolving.py    rules and the names, shapes and dtypes of a source -> a Transformation
+    operations.py   what each rule does to the tensors that it matches
+    layouts.py      rules for the conventions of other frameworks
+
+Each rule is an object with the verb as its first key. A pattern is a regular expression that must
+match a whole name; its groups are ``\\1``, ``\\2`` … in the names that a rule makes. Rules are
+applied in turn, each to what the one before it left::
+
+    {"rename": "encoder\\.(.*)", "to": "backbone.\\1"}    or {"rename": {"old": "new", …}}
+    {"transpose": ".*\\.kernel", "order": [3, 2, 0, 1]}   all axes reversed without an order
+    {"reshape": "cls", "shape": [1, -1]}
+    {"flip": ".*\\.conv\\.weight", "axes": [2, 3]}
+    {"split": "(.*)\\.qkv\\.(.*)", "to": ["\\1.q.\\2", "\\1.k.\\2", "\\1.v.\\2"], "axis": 0}
+    {"fuse": ["(.*)\\.w1", "(.*)\\.w2"], "to": "\\1.w12", "axis": 0}
+    {"fold": "(.*)\\.bn", "into": "\\1.conv", "eps": 1e-5}    batch normalisation into a layer
+    {"drop": ".*\\.num_batches_tracked"}
+    {"fallback": "(.*)\\.head\\.bias", "to": "\\1.head_dist.bias", "value": 0}
+
+``fallback`` makes a tensor where there is none: a copy of the one that it matches, or of its
+shape and filled with ``value``.
+
+A rule that matches nothing is an error, as are two tensors that get one name.
+"""
+
+from hubstate.transforms.resolving import Transformation, resolve
+from hubstate.transforms.rules import Rule, Rules, dump_rules, parse_rules
+
+__all__ = ["Rule", "Rules", "Transformation", "dump_rules", "parse_rules", "resolve"]

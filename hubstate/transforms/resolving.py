@@ -1,0 +1,136 @@
+"""Rules against the names, shapes and dtypes of a source: everything is known before a byte is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hubstate.errors import Issue, StructureMismatch
+from hubstate.transforms.operations import Node, apply_rule, leaf
+from hubstate.transforms.rules import Rule, Rules, dump_rules, parse_rules
+
+__all__ = ["Transformation", "resolve"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transformation:
+    """What rules make of one source; nothing has been computed yet."""
+
+    nodes: Mapping[str, Node]
+    undo: tuple[Rule, ...]
+    lost: tuple[Rule, ...]
+    """Rules that cannot be undone, since values are lost."""
+
+    @property
+    def forms(self) -> dict[str, Tensor]:
+        """Name to shape and dtype of what comes out, as tensors on the meta device."""
+        return {name: node.form for name, node in self.nodes.items()}
+
+    def needs(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The tensors of the source that these names are made of; other names stay themselves."""
+        given = list(names)
+        found = dict.fromkeys(name for name in given if name not in self.nodes)
+        pending = [self.nodes[name] for name in given if name in self.nodes]
+        while pending:
+            node = pending.pop()
+            pending += node.parents
+            if node.make is None:
+                found[node.name] = None
+        return tuple(found)
+
+    def apply(
+        self, tensors: Mapping[str, Tensor], *, names: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The tensors that come out: all, or those named.
+
+        What no rule touches is the same object as in the source.
+
+        Args:
+            tensors: by their names in the source, at least those that ``needs(names)`` lists.
+            names: what is wanted.
+
+        Raises:
+            KeyError: a tensor that is needed is not there.
+        """
+        made: dict[int, Tensor] = {}
+        return {
+            name: _evaluate(self.nodes[name], tensors, made)
+            if name in self.nodes
+            else tensors[name]
+            for name in (self.nodes if names is None else names)
+        }
+
+    def inverse(self, *, lossy: bool = False) -> tuple[Rule, ...]:
+        """Rules that lead from what comes out back to the source.
+
+        Args:
+            lossy: leave out what cannot be undone, such as what was dropped.
+
+        Raises:
+            ValueError: there are such rules; each is named.
+
+        >>> forms = {"a.w": torch.empty(2, 3, device="meta")}
+        >>> there = resolve([{"transpose": "a.*"}, {"rename": "a(.*)", "to": r"b\\1"}], forms)
+        >>> dump_rules(there.inverse())
+        [{'rename': {'b.w': 'a.w'}}, {'transpose': 'a\\\\.w'}]
+        """
+        if self.lost and not lossy:
+            rules = ", ".join(map(_text, self.lost))
+            raise ValueError(f"these rules cannot be undone: {rules}")
+        return self.undo
+
+
+def resolve(rules: Rules, forms: Mapping[str, Tensor]) -> Transformation:
+    """Apply rules to the names, shapes and dtypes of a source.
+
+    Args:
+        rules: in the order to apply them.
+        forms: the tensors of the source, or tensors like them on the meta device.
+
+    Raises:
+        InvalidSetting: a rule that means nothing.
+        StructureMismatch: a rule that matches nothing or does not fit what it matches, or two
+            tensors with one name; every problem is there.
+
+    >>> forms = {"qkv": torch.empty(6, 2, device="meta")}
+    >>> list(resolve([{"split": "qkv", "to": ["q", "k", "v"]}], forms).forms)
+    ['q', 'k', 'v']
+    """
+    nodes = {name: leaf(name, _form(tensor)) for name, tensor in forms.items()}
+    issues: list[Issue] = []
+    undo: list[Rule] = []
+    lost: list[Rule] = []
+    for rule in parse_rules(rules):
+        outcome = apply_rule(rule, nodes)
+        nodes = outcome.nodes
+        if not outcome.used:
+            issues.append(Issue(_text(rule), "transform", "matches no tensor"))
+        issues += [Issue(name, rule.verb, why) for name, why in outcome.problems]
+        if outcome.undo is None:
+            lost.append(rule)
+        else:
+            undo[:0] = outcome.undo
+    if issues:
+        raise StructureMismatch(issues)
+    return Transformation(nodes=nodes, undo=tuple(undo), lost=tuple(lost))
+
+
+def _text(rule: Rule) -> str:
+    return json.dumps(dump_rules([rule])[0], ensure_ascii=False)[:200]
+
+
+def _form(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def _evaluate(node: Node, tensors: Mapping[str, Tensor], made: dict[int, Tensor]) -> Tensor:
+    if node.make is None:
+        return tensors[node.name]
+    if id(node) not in made:
+        parents = [_evaluate(parent, tensors, made) for parent in node.parents]
+        made[id(node)] = node.make(*parents)
+    return made[id(node)]

@@ -1,0 +1,228 @@
+"""What rules say, as values: read from plain data, checked, and written back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeAlias
+
+from hubstate.errors import InvalidSetting
+from hubstate.strictjson import Json
+
+__all__ = [
+    "Drop",
+    "Fallback",
+    "Flip",
+    "Fold",
+    "Fuse",
+    "Rename",
+    "Reshape",
+    "Rule",
+    "Rules",
+    "Split",
+    "Transpose",
+    "dump_rules",
+    "parse_rules",
+]
+
+Names: TypeAlias = Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rename:
+    """Another name: by a pattern and a template, or one by one."""
+
+    verb: ClassVar = "rename"
+    rename: str | Names
+    to: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transpose:
+    """Axes in another order: axis ``i`` of the result is axis ``order[i]`` of what was there."""
+
+    verb: ClassVar = "transpose"
+    transpose: str
+    order: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reshape:
+    """Another shape for the same elements in the same order; -1 is what is left."""
+
+    verb: ClassVar = "reshape"
+    reshape: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flip:
+    """Axes read backwards: what is a convolution there is a correlation here."""
+
+    verb: ClassVar = "flip"
+    flip: str
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """One tensor into several along an axis, of equal sizes unless given."""
+
+    verb: ClassVar = "split"
+    split: str
+    to: tuple[str, ...]
+    axis: int = 0
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fuse:
+    """Several tensors into one, one after another along an axis; all of them must be there."""
+
+    verb: ClassVar = "fuse"
+    fuse: tuple[str, ...]
+    to: str
+    axis: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fold:
+    """A batch normalisation into the layer before it, which gains a bias where it has none."""
+
+    verb: ClassVar = "fold"
+    fold: str
+    """Matches the module of the normalisation; its weight and bias may be absent (1 and 0)."""
+    into: str
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drop:
+    """Not in the model, and not missed."""
+
+    verb: ClassVar = "drop"
+    drop: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fallback:
+    """For a name that the source lacks: a copy of another tensor, or one filled with a value."""
+
+    verb: ClassVar = "fallback"
+    fallback: str
+    to: str
+    value: float | None = None
+
+
+Rule: TypeAlias = Rename | Transpose | Reshape | Flip | Split | Fuse | Fold | Drop | Fallback
+Rules: TypeAlias = Sequence[Rule | Mapping[str, Json]]
+"""What the public functions take: rules, or the plain data that says them."""
+
+_KINDS: Mapping[str, Any] = {
+    kind.verb: kind
+    for kind in (Rename, Transpose, Reshape, Flip, Split, Fuse, Fold, Drop, Fallback)
+}
+_FORMS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("text", lambda v: isinstance(v, str)),
+    "int": ("an integer", lambda v: type(v) is int),
+    "float": ("a number", lambda v: type(v) in (int, float)),
+    "float | None": ("a number", lambda v: v is None or type(v) in (int, float)),
+    "str | Names": ("text, or names by name", lambda v: isinstance(v, str) or _is_names(v)),
+    "tuple[int, ...]": ("a list of integers", lambda v: _is_list(v, int)),
+    "tuple[str, ...]": ("a list of text", lambda v: _is_list(v, str)),
+}
+
+
+def _is_list(value: object, kind: type) -> bool:
+    return isinstance(value, list | tuple) and all(type(item) is kind for item in value)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(text, str) for text in (*value, *value.values())
+    )
+
+
+def parse_rules(rules: Rules) -> tuple[Rule, ...]:
+    """Rules from plain data; those that are values already stay what they are.
+
+    Raises:
+        InvalidSetting: a rule that means nothing; every problem is named.
+
+    >>> parse_rules([{"drop": "epoch"}])
+    (Drop(drop='epoch'),)
+    """
+    given: object = rules
+    if not isinstance(given, list | tuple):
+        raise InvalidSetting(f"transforms: expected a list of rules, found {given!r:.80}")
+    problems = [
+        f"transforms[{number}]: {problem}"
+        for number, rule in enumerate(rules)
+        for problem in _problems(rule)
+    ]
+    if problems:
+        raise InvalidSetting("\n  ".join(problems))
+    return tuple(_parse(rule) if isinstance(rule, Mapping) else rule for rule in rules)
+
+
+def _parse(data: Mapping[str, Any]) -> Rule:
+    verb = next(key for key in data if key in _KINDS)
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+    rule: Rule = _KINDS[verb](**values)
+    return rule
+
+
+def _problems(rule: object) -> Iterator[str]:
+    if isinstance(rule, tuple(_KINDS.values())):
+        rule = _dump(rule)
+    verbs = [key for key in rule if key in _KINDS] if isinstance(rule, Mapping) else []
+    if not isinstance(rule, Mapping) or len(verbs) != 1:
+        yield f"expected one of {', '.join(_KINDS)}, found {rule!r:.80}"
+        return
+    known = {item.name: item for item in fields(_KINDS[verbs[0]])}
+    for key in rule.keys() - known.keys():
+        yield f"{key}: unknown; a {verbs[0]} has {', '.join(known)}"
+    for name, item in known.items():
+        meaning, fits = _FORMS[str(item.type)]
+        if name not in rule:
+            if _is_required(verbs[0], name, rule):
+                yield f"{name}: missing"
+        elif not fits(rule[name]):
+            yield f"{name}: expected {meaning}, found {rule[name]!r:.80}"
+        elif name == verbs[0] and not isinstance(rule[name], Mapping):
+            yield from _pattern_problems(rule[name])
+
+
+def _is_required(verb: str, name: str, rule: Mapping[str, Any]) -> bool:
+    optional = {"order", "axis", "sizes", "eps", "value"}
+    if verb == "rename" and isinstance(rule["rename"], Mapping):
+        optional.add("to")
+    return name not in optional
+
+
+def _pattern_problems(patterns: str | Iterable[str]) -> Iterator[str]:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            yield f"{pattern!r} is no regular expression: {error}"
+
+
+def dump_rules(rules: Iterable[Rule]) -> list[dict[str, Json]]:
+    """Rules as plain data, which ``parse_rules`` reads back.
+
+    >>> dump_rules([Transpose(transpose="w", order=(1, 0))])
+    [{'transpose': 'w', 'order': [1, 0]}]
+    """
+    return [_dump(rule) for rule in rules]
+
+
+def _dump(rule: Any) -> dict[str, Json]:
+    values = {item.name: getattr(rule, item.name) for item in fields(rule)}
+    optional = {"order": (), "sizes": (), "to": "", "value": None}
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in values.items()
+        if key not in optional or value != optional[key]
+    }
