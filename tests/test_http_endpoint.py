@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 from hubs import Fault, Hub, free_port, serving, serving_registry
 from hypothesis import given, settings
@@ -342,22 +344,24 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, st
 
 @pytest.fixture
 def real(registry: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> HttpEndpoint:
-    import huggingface_hub.constants
-
-    # How content travels to the server is the server's tests' affair.
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HUBSTATE_REGISTRY", registry[0])
     monkeypatch.setenv("HUBSTATE_TOKEN", registry[1])
     return HttpEndpoint(registry[0], patience=HASTE)
 
 
 def repo(request: pytest.FixtureRequest) -> str:
-    return f"admin/{request.node.name.replace('_', '-')[:40].strip('-')}"
+    return f"admin/{re.sub('[^a-z0-9]+', '-', request.node.name).strip('-')}"
 
 
+@pytest.mark.parametrize("path", ["xet", "lfs"])
 def test_what_is_published_is_fetched_byte_for_byte(
-    real: HttpEndpoint, request: pytest.FixtureRequest, tmp_path: Path
+    real: HttpEndpoint,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
 ) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", path == "lfs")
     weights = tmp_path / "w"
     weights.write_bytes(os.urandom(300_000))
     files: dict[str, Path | bytes] = {
@@ -481,3 +485,25 @@ def test_a_release_that_was_fetched_by_its_manifest_is_found_again_without_the_s
     assert pinned.revision == f"sha256:{hashlib.sha256(manifest).hexdigest()}"
     monkeypatch.setenv("HUBSTATE_OFFLINE", "1")
     assert open_release(pinned).pinned == pinned
+
+
+def test_a_model_is_published_to_a_server_and_a_part_of_it_loaded_from_there(
+    real: HttpEndpoint, request: pytest.FixtureRequest
+) -> None:
+    import torch
+    from torch import nn
+
+    import hubstate
+
+    model, name = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 2000)), repo(request)
+    hubstate.publish(model, name, license="mit", weights_only=True)
+    backbone = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10))
+    report = hubstate.load_pretrained(backbone, name, filter=hubstate.only("0"))
+    assert set(report.loaded) == {"0.weight", "0.bias"}
+    assert torch.equal(backbone.state_dict()["0.weight"], model.state_dict()["0.weight"])
+    cache = Path(os.environ["HUBSTATE_CACHE"])
+    on_disk = sum(file.stat().st_blocks * 512 for file in cache.rglob("*") if file.is_file())
+    assert on_disk < 4 * 64 * 2000, "the head was not fetched"
+    whole = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 2000))
+    hubstate.load_pretrained(whole, name)
+    assert all(map(torch.equal, whole.parameters(), model.parameters()))

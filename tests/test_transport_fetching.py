@@ -255,6 +255,23 @@ def test_a_killed_transfer_goes_on_without_fetching_what_was_verified(
     assert left_behind() == []
 
 
+def test_ctrl_c_ends_a_transfer_at_once_and_it_can_go_on(hub: Hub, data: bytes) -> None:
+    hub.rate = 1e6
+    child = subprocess.Popen(
+        [sys.executable, "-c", FETCH, hub.base], stderr=subprocess.PIPE, text=True
+    )
+    while hub.sent(NAME) < 500_000:
+        assert child.poll() is None
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    assert "KeyboardInterrupt" in child.communicate(timeout=20)[1]
+    assert time.monotonic() - start < 5
+    hub.rate = None
+    assert sum(chunk.size for chunk in read_journal(journals()[0])) > 200_000
+    assert release(hub).path(NAME).read_bytes() == data
+
+
 def test_what_was_verified_and_is_no_longer_right_is_fetched_again(hub: Hub, data: bytes) -> None:
     hub.rate = 3e6
     start_and_kill(hub, after=1_000_000)

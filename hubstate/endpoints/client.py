@@ -69,9 +69,10 @@ def wrapped(what: str) -> Iterator[None]:
 
 def _translate(error: Exception, what: str) -> HubstateError:
     response: Any = getattr(error, "response", None)
-    said = getattr(error, "server_message", None) or str(error) or type(error).__name__
-    if error.__cause__:
-        said = f"{said}: {error.__cause__}"
+    said = getattr(error, "server_message", None)
+    if not said:
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        said = f"{error}{cause}".strip() or type(error).__name__
     text = " ".join(said.split())[:400]
     status = status_of(error)
     code = response.headers.get("X-Error-Code", "") if response is not None else ""
