@@ -22,9 +22,12 @@ GOLDEN = Path(__file__).with_name("golden") / "zoo-families.tsv"
 OTHERS = sorted(set(BUILTIN) - set(FAMILIES["resnet"]))  # those have a golden file of their own
 
 # Pixels, where 64 are too few or more than needed.
-SIZES = {"inception_v3": 128, "vit_b_16": 32}
-# Further arguments of builders whose images are of one size.
-FIXED = {"vit_b_16": {"image_size": 32}}
+SIZES = {"inception_v3": 128}
+# Further arguments of builders whose images are of one size, and what that is.
+FIXED = {
+    name: {"image_size": 32}
+    for name in ("gmlp_b16_224", "mixer_b16_224", "resmlp_12_224", "vit_b_16")
+}
 
 
 def row(name: str, model: nn.Module) -> str:
@@ -65,7 +68,7 @@ def test_names_and_shapes_are_those_of_the_golden_file(name: str) -> None:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_classes_and_channels_are_honoured(family: str) -> None:
     name = FAMILIES[family][0]
-    size = SIZES.get(name, 64)
+    size = 32 if name in FIXED else SIZES.get(name, 64)
     with Unfilled():
         model = create_model(name, num_classes=7, in_chans=5, **FIXED.get(name, {})).eval()
     with torch.inference_mode():
@@ -118,6 +121,14 @@ def test_a_vision_transformer_refuses_images_of_another_size() -> None:
         build("vit_b_16", image_size=225)
     with pytest.raises(ValueError, match="64 × 32 pixels, where 32 × 32 are expected"):
         build("vit_b_16", image_size=32)(torch.zeros(1, 3, 64, 32, device="meta"))
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_a_u_net_gives_maps_as_large_as_the_images(bilinear: bool) -> None:
+    model = create_model("unet", bilinear=bilinear).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, 37, 50)).shape == (1, 2, 37, 50)
+    assert ("up1.up.weight" in model.state_dict()) is not bilinear
 
 
 def test_dropped_branches_keep_the_expected_value() -> None:

@@ -23,6 +23,9 @@ from hubstate.zoo.builders import BUILTIN
 
 if TYPE_CHECKING:
     from hubstate.zoo.alex_net import alexnet as alexnet
+    from hubstate.zoo.convmixer import convmixer_768_32 as convmixer_768_32
+    from hubstate.zoo.convmixer import convmixer_1024_20_ks9_p14 as convmixer_1024_20_ks9_p14
+    from hubstate.zoo.convmixer import convmixer_1536_20 as convmixer_1536_20
     from hubstate.zoo.convnext import convnext_base as convnext_base
     from hubstate.zoo.convnext import convnext_large as convnext_large
     from hubstate.zoo.convnext import convnext_small as convnext_small
@@ -42,12 +45,22 @@ if TYPE_CHECKING:
     from hubstate.zoo.efficientnet import efficientnet_v2_l as efficientnet_v2_l
     from hubstate.zoo.efficientnet import efficientnet_v2_m as efficientnet_v2_m
     from hubstate.zoo.efficientnet import efficientnet_v2_s as efficientnet_v2_s
+    from hubstate.zoo.gmlp import gmlp_b16_224 as gmlp_b16_224
+    from hubstate.zoo.gmlp import gmlp_s16_224 as gmlp_s16_224
+    from hubstate.zoo.gmlp import gmlp_ti16_224 as gmlp_ti16_224
     from hubstate.zoo.google_net import googlenet as googlenet
     from hubstate.zoo.inceptionv3 import inception_v3 as inception_v3
+    from hubstate.zoo.mlp_mixer import mixer_b16_224 as mixer_b16_224
+    from hubstate.zoo.mlp_mixer import mixer_b32_224 as mixer_b32_224
+    from hubstate.zoo.mlp_mixer import mixer_l16_224 as mixer_l16_224
+    from hubstate.zoo.mlp_mixer import mixer_l32_224 as mixer_l32_224
+    from hubstate.zoo.mlp_mixer import mixer_s16_224 as mixer_s16_224
+    from hubstate.zoo.mlp_mixer import mixer_s32_224 as mixer_s32_224
     from hubstate.zoo.mnasnet import mnasnet0_5 as mnasnet0_5
     from hubstate.zoo.mnasnet import mnasnet0_75 as mnasnet0_75
     from hubstate.zoo.mnasnet import mnasnet1_0 as mnasnet1_0
     from hubstate.zoo.mnasnet import mnasnet1_3 as mnasnet1_3
+    from hubstate.zoo.mobilenetv1 import mobilenet_v1 as mobilenet_v1
     from hubstate.zoo.mobilenetv2 import mobilenet_v2 as mobilenet_v2
     from hubstate.zoo.mobilenetv3 import mobilenet_v3_large as mobilenet_v3_large
     from hubstate.zoo.mobilenetv3 import mobilenet_v3_small as mobilenet_v3_small
@@ -66,6 +79,17 @@ if TYPE_CHECKING:
     from hubstate.zoo.regnet import regnet_y_128gf as regnet_y_128gf
     from hubstate.zoo.regnet import regnet_y_400mf as regnet_y_400mf
     from hubstate.zoo.regnet import regnet_y_800mf as regnet_y_800mf
+    from hubstate.zoo.res2net import res2net50_14w_8s as res2net50_14w_8s
+    from hubstate.zoo.res2net import res2net50_26w_4s as res2net50_26w_4s
+    from hubstate.zoo.res2net import res2net50_26w_6s as res2net50_26w_6s
+    from hubstate.zoo.res2net import res2net50_26w_8s as res2net50_26w_8s
+    from hubstate.zoo.res2net import res2net50_48w_2s as res2net50_48w_2s
+    from hubstate.zoo.res2net import res2net101_26w_4s as res2net101_26w_4s
+    from hubstate.zoo.res2net import res2next50 as res2next50
+    from hubstate.zoo.resmlp import resmlp_12_224 as resmlp_12_224
+    from hubstate.zoo.resmlp import resmlp_24_224 as resmlp_24_224
+    from hubstate.zoo.resmlp import resmlp_36_224 as resmlp_36_224
+    from hubstate.zoo.resmlp import resmlp_big_24_224 as resmlp_big_24_224
     from hubstate.zoo.resnet import resnet18 as resnet18
     from hubstate.zoo.resnet import resnet18_small as resnet18_small
     from hubstate.zoo.resnet import resnet34 as resnet34
@@ -77,6 +101,15 @@ if TYPE_CHECKING:
     from hubstate.zoo.resnet import resnext101_64x4d as resnext101_64x4d
     from hubstate.zoo.resnet import wide_resnet50_2 as wide_resnet50_2
     from hubstate.zoo.resnet import wide_resnet101_2 as wide_resnet101_2
+    from hubstate.zoo.senet import seresnet18 as seresnet18
+    from hubstate.zoo.senet import seresnet34 as seresnet34
+    from hubstate.zoo.senet import seresnet50 as seresnet50
+    from hubstate.zoo.senet import seresnet101 as seresnet101
+    from hubstate.zoo.senet import seresnet152 as seresnet152
+    from hubstate.zoo.senet import seresnext50_32x4d as seresnext50_32x4d
+    from hubstate.zoo.senet import seresnext101_32x4d as seresnext101_32x4d
+    from hubstate.zoo.senet import seresnext101_32x8d as seresnext101_32x8d
+    from hubstate.zoo.senet import seresnext101_64x4d as seresnext101_64x4d
     from hubstate.zoo.shufflenetv2 import shufflenet_v2_x0_5 as shufflenet_v2_x0_5
     from hubstate.zoo.shufflenetv2 import shufflenet_v2_x1_0 as shufflenet_v2_x1_0
     from hubstate.zoo.shufflenetv2 import shufflenet_v2_x1_5 as shufflenet_v2_x1_5
@@ -89,6 +122,7 @@ if TYPE_CHECKING:
     from hubstate.zoo.swin import swin_v2_b as swin_v2_b
     from hubstate.zoo.swin import swin_v2_s as swin_v2_s
     from hubstate.zoo.swin import swin_v2_t as swin_v2_t
+    from hubstate.zoo.u_net import unet as unet
     from hubstate.zoo.vgg import vgg11 as vgg11
     from hubstate.zoo.vgg import vgg11_bn as vgg11_bn
     from hubstate.zoo.vgg import vgg13 as vgg13
@@ -102,6 +136,7 @@ if TYPE_CHECKING:
     from hubstate.zoo.vision_transformer import vit_h_14 as vit_h_14
     from hubstate.zoo.vision_transformer import vit_l_16 as vit_l_16
     from hubstate.zoo.vision_transformer import vit_l_32 as vit_l_32
+    from hubstate.zoo.xception_net import xception as xception
 
 __all__ = list(BUILTIN)
 

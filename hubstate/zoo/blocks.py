@@ -22,6 +22,8 @@ __all__ = [
     "DropBranch",
     "Halved",
     "Make",
+    "Patches",
+    "Perceptron",
     "Permute",
     "SqueezeExcitation",
     "conv_norm",
@@ -172,6 +174,49 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Patches(nn.Module):
+    """Square patches of images as tokens: (N, C, H, W) to (N, patches, width).
+
+    Args:
+        in_chans: channels of the images.
+        width: of each token.
+        patch: height and width of a patch, in pixels.
+        image_size: height and width of the images, in pixels: a multiple of the patch.
+
+    Raises:
+        ValueError: the size is not a multiple of the patch; images of another size.
+    """
+
+    def __init__(self, in_chans: int, width: int, *, patch: int, image_size: int) -> None:
+        super().__init__()
+        if image_size <= 0 or image_size % patch:
+            raise ValueError(f"image_size is a multiple of {patch}, not {image_size}")
+        self.image_size = image_size
+        self.tokens = (image_size // patch) ** 2
+        self.proj = nn.Conv2d(in_chans, width, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] != (self.image_size, self.image_size):
+            found, wanted = (" × ".join(map(str, s)) for s in (x.shape[2:], [self.image_size] * 2))
+            raise ValueError(f"images of {found} pixels, where {wanted} are expected")
+        tokens: Tensor = self.proj(x).flatten(2).transpose(1, 2)
+        return tokens
+
+
+class Perceptron(nn.Module):
+    """Two linear layers, ``fc1`` and ``fc2``, with GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.fc2(self.act(self.fc1(x)))
+        return outputs
 
 
 def perceptron(width: int, hidden: int, *, dropout: float = 0.0) -> nn.Sequential:

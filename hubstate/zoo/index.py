@@ -12,6 +12,11 @@ __all__ = ["BUILTIN", "FAMILIES"]
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "alex_net": ("alexnet",),
+    "convmixer": (
+        "convmixer_768_32",
+        "convmixer_1024_20_ks9_p14",
+        "convmixer_1536_20",
+    ),
     "convnext": (
         "convnext_base",
         "convnext_large",
@@ -37,14 +42,28 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "efficientnet_v2_m",
         "efficientnet_v2_s",
     ),
+    "gmlp": (
+        "gmlp_b16_224",
+        "gmlp_s16_224",
+        "gmlp_ti16_224",
+    ),
     "google_net": ("googlenet",),
     "inceptionv3": ("inception_v3",),
+    "mlp_mixer": (
+        "mixer_b16_224",
+        "mixer_b32_224",
+        "mixer_l16_224",
+        "mixer_l32_224",
+        "mixer_s16_224",
+        "mixer_s32_224",
+    ),
     "mnasnet": (
         "mnasnet0_5",
         "mnasnet0_75",
         "mnasnet1_0",
         "mnasnet1_3",
     ),
+    "mobilenetv1": ("mobilenet_v1",),
     "mobilenetv2": ("mobilenet_v2",),
     "mobilenetv3": (
         "mobilenet_v3_large",
@@ -67,6 +86,21 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "regnet_y_400mf",
         "regnet_y_800mf",
     ),
+    "res2net": (
+        "res2net50_14w_8s",
+        "res2net50_26w_4s",
+        "res2net50_26w_6s",
+        "res2net50_26w_8s",
+        "res2net50_48w_2s",
+        "res2net101_26w_4s",
+        "res2next50",
+    ),
+    "resmlp": (
+        "resmlp_12_224",
+        "resmlp_24_224",
+        "resmlp_36_224",
+        "resmlp_big_24_224",
+    ),
     "resnet": (
         "resnet18",
         "resnet18_small",
@@ -79,6 +113,17 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "resnext101_64x4d",
         "wide_resnet50_2",
         "wide_resnet101_2",
+    ),
+    "senet": (
+        "seresnet18",
+        "seresnet34",
+        "seresnet50",
+        "seresnet101",
+        "seresnet152",
+        "seresnext50_32x4d",
+        "seresnext101_32x4d",
+        "seresnext101_32x8d",
+        "seresnext101_64x4d",
     ),
     "shufflenetv2": (
         "shufflenet_v2_x0_5",
@@ -98,6 +143,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "swin_v2_s",
         "swin_v2_t",
     ),
+    "u_net": ("unet",),
     "vgg": (
         "vgg11",
         "vgg11_bn",
@@ -115,6 +161,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "vit_l_16",
         "vit_l_32",
     ),
+    "xception_net": ("xception",),
 }
 """The builders of each family, by the name of its module."""
 
