@@ -33,6 +33,7 @@ __all__ = ["Read", "transfer"]
 _BLOCK = 1 << 20
 _SHORTEST, _LONGEST = 4 << 20, 64 << 20  # bytes of one request, where there is so much in a row
 _TICK = 0.1  # seconds
+_FLUSH = 64 << 20  # bytes that are left to the disk at one time
 
 
 class Read(Protocol):
@@ -82,6 +83,8 @@ class _Transfer:
         self._left = sum(chunk.size for run in self._queue for chunk in run)
         self._arrived = 0
         self._flowing: set[threading.Thread] = set()
+        self._flushed = 0
+        self._flusher: threading.Thread | None = None
         self._suspects: set[int] = set()
         self._change = threading.Condition()
         self._workers: dict[threading.Thread, Any] = {}
@@ -96,6 +99,7 @@ class _Transfer:
                     self._wanted = pace.tell(self._arrived, flowing=len(self._flowing))
                     while len(self._workers) < min(self._wanted, self._useful()):
                         self._start()
+                    self._flush()
                     self._change.wait(_TICK)
         finally:
             self._stop()
@@ -112,6 +116,21 @@ class _Transfer:
         self._workers[worker] = None
         worker.start()
 
+    def _flush(self) -> None:
+        """Keep the disk busy meanwhile; waiting for it at the end would take as long again."""
+        due = self._arrived - self._flushed > _FLUSH
+        if due and not (self._flusher and self._flusher.is_alive()):
+            self._flushed = self._arrived
+            self._flusher = threading.Thread(target=self._flush_now, daemon=True)
+            self._flusher.start()
+
+    def _flush_now(self) -> None:
+        try:
+            self._part.flush()
+        except OSError as error:  # told once only: who asks later is told that all is well
+            with self._change:
+                self._error = self._error or error
+
     def _stop(self) -> None:
         with self._change:
             self._stopped = True
@@ -122,6 +141,8 @@ class _Transfer:
         for worker, stream in workers:
             # One that has no stream yet is waiting for a server, and will write nothing.
             worker.join(None if stream else 1.0)
+        if self._flusher:
+            self._flusher.join()
 
     def _work(self) -> None:
         me = threading.current_thread()

@@ -143,6 +143,14 @@ class Part:
             self.write(memoryview(block), at)
         return hasher.hexdigest().encode() == _hex(chunk)
 
+    def flush(self) -> None:
+        """Have what was written so far reach the disk, so that less is left for the end.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        os.fsync(self._descriptor)
+
     def move(self, path: Path) -> os.stat_result:
         """Give the file another name, for good, once its bytes have reached the disk.
 
