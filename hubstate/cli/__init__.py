@@ -19,6 +19,7 @@ from hubstate.errors import HubstateError, StructureMismatch
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
+    "bundle": "Carry what a lock file pins across an air gap, in one tar file.",
     "cache": "List, verify, prune and remove what is cached.",
     "diff": "Compare two releases or weights files, tensor by tensor.",
     "fetch": "Download a release, verified, and say where it is.",

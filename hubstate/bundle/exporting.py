@@ -1,0 +1,124 @@
+"""A bundle from what a lock file pins."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from hubstate.blobs import reachable, sync_folder
+from hubstate.bundle.layout import blobs_of, describe
+from hubstate.bundle.tar import TarWriter
+from hubstate.cache import Cache
+from hubstate.digest import Digest
+from hubstate.errors import DigestMismatch
+from hubstate.hub import open_pinned
+from hubstate.lock import LockFile, Pin
+from hubstate.progress import Hook, bar, quiet
+
+__all__ = ["Exported", "export_bundle"]
+
+_AT_ONCE = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exported:
+    """A bundle that was written."""
+
+    path: Path
+    size: int
+    digest: Digest
+    """Of the tar file, to compare where it arrives; an import verifies it without."""
+    releases: tuple[str, ...]
+
+
+def export_bundle(
+    lock: LockFile, target: Path, *, cache: Cache | None = None, progress: Hook | None = None
+) -> Exported:
+    """Write exactly what a lock file pins to a tar file, which depends on the lock file alone.
+
+    What is not in the cache is fetched first. The file is written whole, or not at all; one that
+    is there is replaced.
+
+    Raises:
+        DigestMismatch: a registry has other files than the lock file says.
+        HubstateError: a release cannot be had; see :func:`hubstate.hub.open_pinned`.
+        Unreachable: the file cannot be written.
+    """
+    cache = cache or Cache()
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = pool.map(lambda pin: _paths(pin, cache), lock.releases.values())
+        paths = {digest: path for part in found for digest, path in part.items()}
+    total = sum(blobs_of(lock).values())
+    shown = bar(target.name, total=total) if progress is None else nullcontext(progress)
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
+    with reachable(f"{target} cannot be written"):
+        try:
+            with shown as hook, temporary.open("xb") as file:
+                hashed = _Hashed(file)
+                _write(lock, paths, cast(BinaryIO, hashed), hook)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            sync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return Exported(
+        path=target, size=hashed.size, digest=hashed.digest, releases=tuple(sorted(lock.releases))
+    )
+
+
+def _paths(pin: Pin, cache: Cache) -> dict[Digest, Path]:
+    release = open_pinned(pin, cache=cache)
+    paths = release.fetch(progress=quiet)
+    return {info.digest: paths[name] for name, info in pin.files.items() if info.digest}
+
+
+def _write(lock: LockFile, paths: Mapping[Digest, Path], file: BinaryIO, hook: Hook) -> None:
+    tar = TarWriter(file)
+    for name, data in describe(lock).items():
+        tar.add(name, data, size=len(data))
+    for digest, size in blobs_of(lock).items():
+        with paths[digest].open("rb") as content:
+            source = _Hashed(content, hook)
+            name = f"blobs/sha256/{digest.hex[:2]}/{digest.hex}"
+            tar.add(name, cast(BinaryIO, source), size=size)
+        if source.digest != digest:
+            raise DigestMismatch(f"{paths[digest]}: expected {digest}, found {source.digest}")
+    tar.close()
+
+
+class _Hashed:
+    """A file that is read or written from its start to its end, with the digest of that."""
+
+    def __init__(self, file: BinaryIO, hook: Hook = quiet) -> None:
+        self._file, self._hook = file, hook
+        self._hasher = hashlib.sha256()
+        self.size = 0
+
+    @property
+    def digest(self) -> Digest:
+        """Of all bytes so far."""
+        return Digest(self._hasher.hexdigest())
+
+    def tell(self) -> int:
+        return self.size
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._take(data)
+        return data
+
+    def write(self, data: bytes) -> int:
+        self._take(data)
+        return self._file.write(data)
+
+    def _take(self, data: bytes) -> None:
+        self._hasher.update(data)
+        self.size += len(data)
+        self._hook(len(data))
