@@ -6,8 +6,9 @@ Every public name is reached from here; the module that holds it is imported on 
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from hubstate.lazy import importing
 
 if TYPE_CHECKING:
     from hubstate.checkpoint import load, save
@@ -61,7 +62,6 @@ _HOMES = {
     "zoo.create": ("create_model", "list_models"),
     "zoo.preprocessing": ("ModelInfo", "Preprocessing", "model_info", "preprocess"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
 
@@ -107,13 +107,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'hubstate' has no attribute {name!r}")
-    value = getattr(import_module(f"hubstate.{home}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = importing(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

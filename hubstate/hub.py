@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hubstate import settings
 from hubstate.cache import Cache, KnownRelease, Source, offline_error
@@ -30,10 +31,13 @@ from hubstate.errors import (
     RevisionNotFound,
     Unreachable,
 )
-from hubstate.lock import Pin, reference_pin
+from hubstate.lock import reference_pin
 from hubstate.progress import Hook
 from hubstate.reference import Reference
 from hubstate.release import Release, read_release
+
+if TYPE_CHECKING:
+    from hubstate.lock import Pin
 
 __all__ = [
     "Release",

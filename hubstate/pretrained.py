@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -21,12 +22,15 @@ from hubstate.collector import collection_paused
 from hubstate.errors import StructureMismatch
 from hubstate.filters import Filter
 from hubstate.hub import Release, open_release
-from hubstate.loading import LoadReport, assign_tensors, plan_entries, transform_entries
+from hubstate.loading import LoadReport, assign_tensors, plan_entries
 from hubstate.manifest import Entry
 from hubstate.naming import Rules
 from hubstate.reference import Reference
-from hubstate.transforms import Rules as Transforms
 from hubstate.weights import map_weights, read_weights
+
+if TYPE_CHECKING:
+    from hubstate.transforms import Rules as Transforms
+    from hubstate.transforms import Transformation
 
 __all__ = ["entries_of", "load_pretrained", "load_release"]
 
@@ -103,7 +107,7 @@ def load_release(
     """As :func:`load_pretrained`, from a release that is open already."""
     entries = tuple(entries_of(release))
     try:
-        there, offered = transform_entries(entries, transforms) if transforms else (None, entries)
+        there, offered = _transformed(entries, transforms)
         plan = plan_entries(model, offered, filter=filter, strict=strict, rename=rename, fresh=True)
         wanted = plan.wanted if there is None else there.needs(plan.wanted)
         tensors: dict[str, Tensor] = {}
@@ -117,6 +121,16 @@ def load_release(
         return assign_tensors(plan, tensors)
     except StructureMismatch as error:
         raise StructureMismatch(error.issues, where=str(release.reference)) from None
+
+
+def _transformed(
+    entries: tuple[Entry, ...], transforms: Transforms | None
+) -> tuple[Transformation | None, tuple[Entry, ...]]:
+    if not transforms:
+        return None, entries
+    from hubstate.loading import transform_entries  # here, because few loads have any
+
+    return transform_entries(entries, transforms)
 
 
 def entries_of(release: Release) -> Iterable[Entry]:

@@ -16,20 +16,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from hubstate.filters import Filter
 from hubstate.loading.plan import Plan
 from hubstate.loading.planning import make_plan
-from hubstate.loading.source import read_entries, read_tree
-from hubstate.loading.transforming import transformed
+from hubstate.loading.source import Source, read_entries, read_tree
 from hubstate.loading.writing import assign, write
 from hubstate.manifest import Entry
 from hubstate.naming import Rules
 from hubstate.report import LoadReport
-from hubstate.transforms import Rules as Transforms
+
+if TYPE_CHECKING:
+    from hubstate.transforms import Rules as Transforms
 
 __all__ = ["assign_tensors", "check", "loadmodel", "plan_entries"]
 
@@ -83,7 +84,7 @@ def loadmodel(
     hubstate.errors.StructureMismatch: 1 difference, nothing was loaded:
       bias: missing: not in the source, model (2,) float32
     """
-    source = transformed(read_tree(src), transforms)
+    source = _transformed(read_tree(src), transforms)
     plan = make_plan(dst, source, filter=filter, strict=strict, rename=rename)
     return write(plan.agreed())
 
@@ -119,7 +120,7 @@ def check(
     >>> print(check(nn.Linear(3, 2), describe(nn.Linear(3, 2, bias=False))))
     2 loaded
     """
-    source = transformed(read_entries(entries), transforms)
+    source = _transformed(read_entries(entries), transforms)
     return make_plan(model, source, filter=filter, strict=strict, rename=rename).agreed().report
 
 
@@ -179,3 +180,11 @@ def assign_tensors(
     source = read_tree(tensors)
     plan = make_plan(model, source, filter=filter, strict=strict, rename=rename, fresh=True)
     return assign(plan.agreed())
+
+
+def _transformed(source: Source, transforms: Transforms | None) -> Source:
+    if not transforms:
+        return source
+    from hubstate.loading.transforming import transformed  # here, because few loads have any
+
+    return transformed(source, transforms)

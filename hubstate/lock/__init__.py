@@ -1,6 +1,10 @@
 """The lock file: which release each name means for a project, down to the digest of every file."""
 
-from hubstate.lock.document import LockFile, ModelPin, Pin, dump_lock, parse_lock
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubstate.lazy import importing
 from hubstate.lock.nearest import (
     NAME,
     find_lock,
@@ -10,6 +14,9 @@ from hubstate.lock.nearest import (
     reference_pin,
     write_lock,
 )
+
+if TYPE_CHECKING:
+    from hubstate.lock.document import LockFile, ModelPin, Pin, dump_lock, parse_lock
 
 __all__ = [
     "NAME",
@@ -25,3 +32,7 @@ __all__ = [
     "reference_pin",
     "write_lock",
 ]
+
+__getattr__ = importing(
+    __name__, {"document": ("LockFile", "ModelPin", "Pin", "dump_lock", "parse_lock")}
+)

@@ -9,12 +9,15 @@ import os
 import stat
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hubstate import settings
 from hubstate.blobs import reachable, write_file
 from hubstate.errors import InvalidSetting, NotPinned
-from hubstate.lock.document import LockFile, ModelPin, Pin, dump_lock, parse_lock
 from hubstate.reference import Reference
+
+if TYPE_CHECKING:
+    from hubstate.lock.document import LockFile, ModelPin, Pin
 
 __all__ = [
     "NAME",
@@ -27,7 +30,6 @@ __all__ = [
 ]
 
 NAME = "hubstate.lock"
-_EMPTY = LockFile()
 
 
 def find_lock() -> Path | None:
@@ -67,8 +69,10 @@ def nearest_lock() -> LockFile:
         Damaged: it breaks the format.
         InvalidSetting: ``HUBSTATE_LOCK`` names a file that cannot be read.
     """
+    from hubstate.lock.document import LockFile
+
     path = find_lock()
-    return read_lock(path) if path else _EMPTY
+    return read_lock(path) if path else LockFile()
 
 
 def read_lock(path: Path) -> LockFile:
@@ -89,6 +93,8 @@ def read_lock(path: Path) -> LockFile:
 
 @lru_cache(maxsize=16)
 def _read(path: Path, mtime: int, size: int, inode: int) -> LockFile:  # noqa: ARG001
+    from hubstate.lock.document import parse_lock  # here, because most loads have no lock file
+
     return parse_lock(path.read_bytes(), where=str(path))
 
 
@@ -98,6 +104,8 @@ def write_lock(path: Path, lock: LockFile) -> None:
     Raises:
         Unreachable: it cannot be written.
     """
+    from hubstate.lock.document import dump_lock
+
     target = path.resolve()
     with reachable(f"the lock file {path} cannot be written"):
         write_file(target, dump_lock(lock), temporaries=target.parent)
