@@ -131,3 +131,11 @@ def test_every_public_name_is_there() -> None:
         assert getattr(hubstate, name) is not None
     homes = [name for names in hubstate._HOMES.values() for name in names]
     assert sorted([*homes, "__version__"]) == sorted(hubstate.__all__)
+
+
+def test_the_picture_shows_every_room() -> None:
+    text = (HOUSE.parent / "docs" / "architecture.md").read_text()
+    picture = text.split("```text")[1].split("```")[0].replace("/", " ").split()
+    rooms = {room_of(path) for path in sources(HOUSE)}
+    assert rooms - set(picture) == set(), "drawn in tests/test_layers.py, not in the picture"
+    assert rooms == {*WORDS, *BYTES, *TORCH, *BOTH, *DOORS}
