@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).with_name("golden") / "zoo-families.tsv"
 OTHERS = sorted(set(BUILTIN) - set(FAMILIES["resnet"]))  # those have a golden file of their own
 
 # Pixels, where 64 are too few or more than needed.
-SIZES = {"inception_v3": 128}
+SIZES = {"inception_resnet_v2": 128, "inception_v3": 128, "inception_v4": 128}
 # Further arguments of builders whose images are of one size, and what that is.
 FIXED = {
     name: {"image_size": 32}
@@ -96,6 +96,15 @@ def test_a_small_forward_pass_is_finite_and_depends_on_the_image(name: str) -> N
     assert logits.shape == (2, 5)
     assert bool(logits.isfinite().all())
     assert not torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["densenet121", "mnasnet0_5", "regnet_y_400mf", "res2net50_14w_8s", "swin_v2_t"]
+)
+def test_gradients_reach_every_parameter(name: str) -> None:
+    model = create_model(name, num_classes=5).train()
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert not [key for key, parameter in model.named_parameters() if parameter.grad is None]
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

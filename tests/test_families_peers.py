@@ -24,7 +24,13 @@ pytestmark = pytest.mark.peer
 
 MOST_NUMBERS = 60e6
 # Pixels, where images of 64 × 96 are too small or of the wrong size.
-SIZES = {"inception_v3": (299, 299), "vit_b_16": (224, 224), "vit_b_32": (224, 224)}
+SIZES = {
+    "inception_v3": (299, 299),
+    "inception_v4": (139, 107),
+    "inception_resnet_v2": (139, 107),
+    "vit_b_16": (224, 224),
+    "vit_b_32": (224, 224),
+}
 FIXED_SIZES = ("gmlp", "mixer", "resmlp")
 NO_PRETRAINING = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 # What timm calls them, where it is something else.

@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     from hubstate.zoo.gmlp import gmlp_s16_224 as gmlp_s16_224
     from hubstate.zoo.gmlp import gmlp_ti16_224 as gmlp_ti16_224
     from hubstate.zoo.google_net import googlenet as googlenet
+    from hubstate.zoo.inception_resnet import inception_resnet_v2 as inception_resnet_v2
     from hubstate.zoo.inceptionv3 import inception_v3 as inception_v3
+    from hubstate.zoo.inceptionv4 import inception_v4 as inception_v4
     from hubstate.zoo.mlp_mixer import mixer_b16_224 as mixer_b16_224
     from hubstate.zoo.mlp_mixer import mixer_b32_224 as mixer_b32_224
     from hubstate.zoo.mlp_mixer import mixer_l16_224 as mixer_l16_224

@@ -15,10 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "Beside",
     "ChannelNorm",
+    "Convolution",
     "DropBranch",
     "Halved",
     "Make",
@@ -71,6 +74,42 @@ def conv_norm(
         norm(outputs),
     ]
     return nn.Sequential(*layers, *([activation()] if activation else []))
+
+
+class Convolution(nn.Module):
+    """``conv``, ``bn``, ReLU, as Inception networks have them; unless told, it keeps the size."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int | tuple[int, int] = 1,
+        *,
+        stride: int = 1,
+        padded: bool = True,
+    ) -> None:
+        super().__init__()
+        height, width = (size, size) if isinstance(size, int) else size
+        padding = (height // 2, width // 2) if padded else (0, 0)
+        self.conv = nn.Conv2d(inputs, outputs, (height, width), stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normalised: Tensor = self.bn(self.conv(x))
+        return normalised.relu_()
+
+
+class Beside(nn.Module):
+    """Branches ``branch0``, ``branch1`` … of the same input; their outputs are concatenated."""
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self._names = [f"branch{number}" for number in range(len(branches))]
+        for name, branch in zip(self._names, branches, strict=True):
+            self.add_module(name, branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.get_submodule(name)(x) for name in self._names], 1)
 
 
 def divisible(value: float, divisor: int = 8) -> int:

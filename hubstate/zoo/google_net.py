@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hubstate.zoo.blocks import Halved, initialise, normal
+from hubstate.zoo.blocks import Convolution, Halved, initialise, normal
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.variants import photographs
 
@@ -38,21 +38,6 @@ class GoogLeNetOutputs(NamedTuple):
     aux_logits1: Tensor
 
 
-class Convolution(nn.Module):
-    """A convolution, its batch normalisation, and ReLU."""
-
-    def __init__(
-        self, inputs: int, outputs: int, *, size: int, stride: int = 1, padding: int = 0
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, size, stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
-
-    def forward(self, x: Tensor) -> Tensor:
-        normalised: Tensor = self.bn(self.conv(x))
-        return normalised.relu_()
-
-
 class Inception(nn.Module):
     """Four branches beside each other (figure 2, b).
 
@@ -64,15 +49,11 @@ class Inception(nn.Module):
     def __init__(self, inputs: int, widths: tuple[int, int, int, int, int, int]) -> None:
         super().__init__()
         ones, reduce3, threes, reduce5, fives, pooled = widths
-        self.branch1 = Convolution(inputs, ones, size=1)
-        self.branch2 = nn.Sequential(
-            Convolution(inputs, reduce3, size=1), Convolution(reduce3, threes, size=3, padding=1)
-        )
-        self.branch3 = nn.Sequential(
-            Convolution(inputs, reduce5, size=1), Convolution(reduce5, fives, size=3, padding=1)
-        )
+        self.branch1 = Convolution(inputs, ones)
+        self.branch2 = nn.Sequential(Convolution(inputs, reduce3), Convolution(reduce3, threes, 3))
+        self.branch3 = nn.Sequential(Convolution(inputs, reduce5), Convolution(reduce5, fives, 3))
         self.branch4 = nn.Sequential(
-            nn.MaxPool2d(3, stride=1, padding=1), Convolution(inputs, pooled, size=1)
+            nn.MaxPool2d(3, stride=1, padding=1), Convolution(inputs, pooled)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +67,7 @@ class Auxiliary(nn.Module):
     def __init__(self, inputs: int, num_classes: int) -> None:
         super().__init__()
         self.avgpool = nn.AdaptiveAvgPool2d(4)
-        self.conv = Convolution(inputs, 128, size=1)
+        self.conv = Convolution(inputs, 128)
         self.fc1 = nn.Linear(128 * 4 * 4, 1024)
         self.fc2 = nn.Linear(1024, num_classes)
         self.dropout = nn.Dropout(0.7)
@@ -125,10 +106,10 @@ class GoogLeNet(nn.Module):
         if transform_input and in_chans != 3:
             raise ValueError(f"transform_input is for images of 3 channels, not {in_chans}")
         self.halved = Halved() if transform_input else nn.Identity()
-        self.conv1 = Convolution(in_chans, 64, size=7, stride=2, padding=3)
+        self.conv1 = Convolution(in_chans, 64, 7, stride=2)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.conv2 = Convolution(64, 64, size=1)
-        self.conv3 = Convolution(64, 192, size=3, padding=1)
+        self.conv2 = Convolution(64, 64)
+        self.conv3 = Convolution(64, 192, 3)
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.inception3a = Inception(192, (64, 96, 128, 16, 32, 32))
         self.inception3b = Inception(256, (128, 128, 192, 32, 96, 64))

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from hubstate.zoo.blocks import Halved, initialise, normal
+from hubstate.zoo.blocks import Convolution, Halved, initialise, normal
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.variants import photographs
 
@@ -38,29 +38,6 @@ class InceptionOutputs(NamedTuple):
 
     logits: Tensor
     aux_logits: Tensor
-
-
-class Convolution(nn.Module):
-    """A convolution, its batch normalisation, and ReLU; unless told, it keeps the size."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        size: int | tuple[int, int] = 1,
-        *,
-        stride: int = 1,
-        padded: bool = True,
-    ) -> None:
-        super().__init__()
-        height, width = (size, size) if isinstance(size, int) else size
-        padding = (height // 2, width // 2) if padded else (0, 0)
-        self.conv = nn.Conv2d(inputs, outputs, (height, width), stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
-
-    def forward(self, x: Tensor) -> Tensor:
-        normalised: Tensor = self.bn(self.conv(x))
-        return normalised.relu_()
 
 
 _shrinking = partial(Convolution, size=3, stride=2, padded=False)

@@ -48,7 +48,9 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "gmlp_ti16_224",
     ),
     "google_net": ("googlenet",),
+    "inception_resnet": ("inception_resnet_v2",),
     "inceptionv3": ("inception_v3",),
+    "inceptionv4": ("inception_v4",),
     "mlp_mixer": (
         "mixer_b16_224",
         "mixer_b32_224",
