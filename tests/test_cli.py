@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -16,6 +17,11 @@ from toys import toy
 
 import hubstate
 from hubstate.cli import main
+from hubstate.hub import publish_files
+from hubstate.manifest import NAME as NAME_OF_MANIFEST
+from hubstate.manifest import BuilderRecord, Manifest, dump, hash_weights
+from hubstate.probe import make_probe
+from hubstate.weights import save_weights
 
 NAME = "org/toy"
 
@@ -115,9 +121,62 @@ def test_a_dry_run_publishes_nothing(run: Any, weights: str) -> None:
 
 def test_the_probe_is_run_on_what_was_fetched(run: Any, weights: str) -> None:
     run(*words(weights))
-    code, _, err = run("fetch", NAME, "--probe")
+    code, _, err = run("fetch", NAME, "--probe", "--builder", "toys:toy")
     assert code == 0, err
     assert "computes what was published" in err
+
+
+def test_nothing_is_imported_or_called_on_the_word_of_a_release(run: Any, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    evil = BuilderRecord(name="os:system", arguments={"command": f"touch {trace}"})
+    model = torch.nn.Linear(3, 2)
+    weights = tmp_path / "model.safetensors"
+    save_weights(weights, model.state_dict())
+    manifest = Manifest(
+        structure=hubstate.describe(model),
+        files=(hash_weights(weights),),
+        license="mit",
+        builder=evil,
+        probe=make_probe(model, (2, 3)),
+    )
+    files: dict[str, Path | bytes] = {NAME_OF_MANIFEST: dump(manifest), weights.name: weights}
+    publish_files("org/evil", files, message="A trap")
+    code, _, err = run("fetch", "org/evil", "--probe")
+    assert code == 3
+    assert "os:system" in err
+    assert "--builder" in err
+    assert not trace.exists()
+
+
+def test_what_a_builder_raises_is_one_line(run: Any, weights: str) -> None:
+    code, out, err = run(*words(weights, "--arg", "nope=1"))
+    assert code == 2
+    assert err.startswith("error: builder toys:toy(nope=1): TypeError: ")
+    assert err.count("\n") == 1
+    code, out, _ = run(*words(weights, "--arg", "width=wide", "--json"))
+    assert code == 2
+    assert "width='wide'" in json.loads(out)["error"]["message"]
+
+
+def test_a_misfit_names_the_weights_file(run: Any, weights: str) -> None:
+    assert weights in run(*words(weights, "--arg", "width=9"))[2]
+
+
+def test_a_copy_that_fails_leaves_nothing_half_written(
+    run: Any, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(*words(weights))
+
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    folder = tmp_path / "here"
+    code, _, err = run("fetch", NAME, "--to", str(folder))
+    assert code == 6
+    assert str(folder) in err
+    assert list(folder.iterdir()) == []
 
 
 def test_a_release_without_builder_has_nothing_to_probe(run: Any) -> None:

@@ -64,15 +64,19 @@ def command(
       hubstate publish org/name --builder resnet18 --arg num_classes=10 \\
           --weights model.safetensors --license apache-2.0 --metric accuracy=0.93 --tag v1
     """
+    from hubstate.cli.rebuilding import rebuild
+    from hubstate.errors import StructureMismatch
     from hubstate.loading import loadmodel
     from hubstate.manifest import BuilderRecord
     from hubstate.publishing import publish
     from hubstate.weights import read_weights
-    from hubstate.zoo.create import build
 
     given = pairs("--arg", arguments)
-    model = build(BuilderRecord(name=builder, arguments=given))
-    loadmodel(model, read_weights(weights))
+    model = rebuild(BuilderRecord(name=builder, arguments=given))
+    try:
+        loadmodel(model, read_weights(weights))
+    except StructureMismatch as error:
+        raise StructureMismatch(error.issues, where=str(weights)) from None
     publication = publish(
         model,
         repository,
