@@ -5,7 +5,6 @@
     rules.py        what a rule says, from JSON and back; no torch
     resolving.py    rules and the names, shapes and dtypes of a source -> a Transformation
     operations.py   what each rule does to the tensors that it matches
-    layouts.py      rules for the conventions of other frameworks
 
 Each rule is an object with the verb as its first key. A pattern is a regular expression that must
 match a whole name; its groups are ``\\1``, ``\\2`` … in the names that a rule makes. Rules are
@@ -28,6 +27,6 @@ A rule that matches nothing is an error, as are two tensors that get one name.
 """
 
 from hubstate.transforms.resolving import Transformation, resolve
-from hubstate.transforms.rules import Rule, Rules, dump_rules, parse_rules
+from hubstate.transforms.rules import Rule, Rules, dump_rules, parse_rules, read_rules
 
-__all__ = ["Rule", "Rules", "Transformation", "dump_rules", "parse_rules", "resolve"]
+__all__ = ["Rule", "Rules", "Transformation", "dump_rules", "parse_rules", "read_rules", "resolve"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from hubstate.errors import InvalidSetting
-from hubstate.strictjson import Json
+from hubstate.errors import Damaged, InvalidSetting
+from hubstate.strictjson import Json, loads
 
 __all__ = [
     "Drop",
@@ -24,6 +25,7 @@ __all__ = [
     "Transpose",
     "dump_rules",
     "parse_rules",
+    "read_rules",
 ]
 
 Names: TypeAlias = Mapping[str, str]
@@ -164,6 +166,20 @@ def parse_rules(rules: Rules) -> tuple[Rule, ...]:
     if problems:
         raise InvalidSetting("\n  ".join(problems))
     return tuple(_parse(rule) if isinstance(rule, Mapping) else rule for rule in rules)
+
+
+def read_rules(path: Path) -> tuple[Rule, ...]:
+    """Rules from a JSON file.
+
+    Raises:
+        InvalidSetting: it is no JSON, or a rule means nothing.
+        OSError: it cannot be read.
+    """
+    try:
+        document: Any = loads(path.read_bytes(), what=path.name)
+    except Damaged as error:
+        raise InvalidSetting(str(error)) from None
+    return parse_rules(document)
 
 
 def _parse(data: Mapping[str, Any]) -> Rule:

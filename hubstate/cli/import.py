@@ -1,0 +1,172 @@
+"""``hubstate import``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hubstate.cli.output import as_json, pairs, show
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hubstate.convert import Foreign
+    from hubstate.publishing import Publication
+    from hubstate.strictjson import Json
+
+__all__ = ["command"]
+
+
+@click.command("import")
+@click.argument("source")
+@click.option("--as", "repository", metavar="ORG/NAME", help="Publish the weights there.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write them to this .safetensors file.",
+)
+@click.option("--format", "format", metavar="FORMAT", help="torch, npz, hdf5, …; by the ending.")
+@click.option("--key", metavar="KEY", help="Where the weights are, such as state_dict; '.': top.")
+@click.option("--file", "file", metavar="NAME", help="Of a repository: the file to import.")
+@click.option("--layout", default="torch", show_default=True, help="torch, flax, keras or flux.")
+@click.option(
+    "--transforms",
+    "rules",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="JSON",
+    help="Rules for names and shapes, after those of the layout.",
+)
+@click.option("--builder", help="Load into this, strictly: a name or package.module:function.")
+@click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="For the builder.")
+@click.option("--license", "license_id", metavar="SPDX", help="Needed by --as.")
+@click.option("--metric", "metrics", multiple=True, metavar="NAME=VALUE", help="A measured figure.")
+@click.option("--label", "labels", multiple=True, help="A class name; repeat in output order.")
+@click.option("--tag", help="A name that the release keeps for ever.")
+@click.option("--registry", metavar="WHERE", help="A folder or URL. [HUBSTATE_REGISTRY]")
+@click.option("--force", is_flag=True, help="Replace the file that --output names.")
+@click.option("--allow-nonfinite", is_flag=True, help="Publish NaN and infinite values.")
+@click.option("--dry-run", is_flag=True, help="Read and check everything; write nothing.")
+@as_json
+def command(source: str, as_json: bool, **options: Any) -> None:
+    """Bring weights from elsewhere: .pth, .safetensors, .npz, .h5, .keras, .msgpack or .jld2.
+
+    SOURCE is a file, or a repository, org/name@revision. Nothing in it is executed: a pickle that
+    asks for code is refused. Without --as and --output, what is found is shown.
+
+    \b
+    Example:
+      hubstate import checkpoint.pth --builder resnet18 --arg num_classes=10 \\
+          --as org/name --license apache-2.0
+      hubstate import flax_model.msgpack --layout flax --output model.safetensors
+    """
+    if options["repository"] and not options["license_id"]:
+        raise click.UsageError("--as needs --license")
+    path, name = _locate(source, options["file"], options["registry"])
+    foreign, tensors = _read(path, name, options)
+    model = _built(tensors, options) if options["builder"] else None
+    data: dict[str, Any] = {"source": source, **foreign.to_json()}
+    lines = [f"{source}: {foreign}"]
+    if model is not None:
+        lines.append(f"  fits {options['builder']}: {len(tensors)} tensors")
+    if options["output"]:
+        lines.append(_write(options["output"], tensors if model is None else model, options))
+        data["output"] = str(options["output"])
+    if options["repository"]:
+        publication = _publish(path, name, foreign, tensors if model is None else model, options)
+        lines.append(str(publication))
+        data["publication"] = publication.to_json()
+    show(data, "\n".join(lines), as_json=as_json)
+
+
+def _locate(source: str, file: str | None, registry: str | None) -> tuple[Path, str]:
+    """The file, and what it is called; a repository's is fetched."""
+    path = Path(source)
+    if path.suffix and (path.exists() or "@" not in source):
+        return path, path.name
+    from hubstate.hub import open_release
+
+    release = open_release(source, registry=registry)
+    name = file or release.weights
+    return release.path(name), name
+
+
+def _read(path: Path, name: str, options: Mapping[str, Any]) -> tuple[Foreign, dict[str, Tensor]]:
+    from hubstate.convert import layout_rules, read_foreign
+    from hubstate.transforms import read_rules, resolve
+
+    foreign = read_foreign(path, format=options["format"], key=options["key"], name=name)
+    tensors = foreign.tensors
+    rules = [*layout_rules(options["layout"], tensors)]
+    if rules:
+        tensors = resolve(rules, tensors).apply(tensors)
+    if options["rules"]:
+        tensors = resolve(read_rules(options["rules"]), tensors).apply(tensors)
+    return foreign, tensors
+
+
+def _built(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> nn.Module:
+    from hubstate.loading import loadmodel
+    from hubstate.manifest import BuilderRecord
+    from hubstate.zoo.create import build
+
+    given = pairs("--arg", options["arguments"])
+    model = build(BuilderRecord(name=options["builder"], arguments=given))
+    loadmodel(model, tensors)
+    return model
+
+
+def _write(output: Path, weights: Any, options: Mapping[str, Any]) -> str:
+    from hubstate.errors import Conflict
+    from hubstate.walk import tensors_of
+    from hubstate.weights import save_weights
+
+    if output.exists() and not options["force"]:
+        raise Conflict(f"{output}: there is something already; --force replaces it")
+    if options["dry_run"]:
+        return f"  would write {output}"
+    saved = save_weights(output, tensors_of(weights))
+    return f"  wrote {output}, {saved.size:,} bytes"
+
+
+def _publish(
+    path: Path, name: str, foreign: Foreign, weights: Any, options: Mapping[str, Any]
+) -> Publication:
+    from hubstate.publishing import publish
+
+    bare = options["builder"] is None
+    return publish(
+        weights,
+        options["repository"],
+        license=options["license_id"],
+        builder=options["builder"],
+        arguments=pairs("--arg", options["arguments"]),
+        weights_only=bare,
+        metrics=pairs("--metric", options["metrics"]),
+        labels=options["labels"],
+        preprocessing={} if bare else None,
+        provenance={"imported": _origin(path, name, foreign, options)},
+        tag=options["tag"],
+        registry=options["registry"],
+        allow_nonfinite=options["allow_nonfinite"],
+        dry_run=options["dry_run"],
+    )
+
+
+def _origin(path: Path, name: str, foreign: Foreign, options: Mapping[str, Any]) -> dict[str, Json]:
+    """Where the weights are from, so that the import can be repeated."""
+    from hubstate.digest import hash_file
+
+    rules = json.loads(options["rules"].read_text()) if options["rules"] else []
+    return {
+        "file": name,
+        "digest": str(hash_file(path)),
+        "format": foreign.format,
+        "key": foreign.key,
+        "layout": options["layout"],
+        "transforms": rules,
+    }

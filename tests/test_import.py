@@ -1,0 +1,557 @@
+"""Weights from elsewhere: the same numbers before and after, and nothing of a file is executed."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import msgpack
+import numpy as np
+import pytest
+import torch
+from commands import Run, runner
+from safetensors.torch import save_file
+from torch import nn
+from toys import Toy, toy
+
+import hubstate
+from hubstate.convert import layout_rules, read_foreign
+from hubstate.convert.flax import load_msgpack
+from hubstate.convert.hdf5 import load_hdf5
+from hubstate.convert.jld2 import load_jld2
+from hubstate.convert.nesting import find_weights
+from hubstate.convert.torchfile import load_pickle
+from hubstate.errors import HubstateError, InvalidSetting, InvalidWeights, NotFound
+from hubstate.transforms import resolve
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(capsys)
+
+
+def trained() -> Toy:
+    torch.manual_seed(3)
+    model: Toy = toy()
+    nn.init.normal_(model.bn.running_mean)
+    nn.init.uniform_(model.bn.running_var, 0.5, 2)
+    return model
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(
+        a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a
+    )
+
+
+# torch
+
+
+class Hostile:
+    """A pickle that runs a command where it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_a_hostile_pickle_is_refused_and_nothing_runs(tmp_path: Path, run: Run) -> None:
+    path, mark = tmp_path / "evil.pth", tmp_path / "mark"
+    torch.save({"state_dict": toy().state_dict(), "extra": Hostile(mark)}, path)
+    code, _, err = run("import", str(path))
+    assert code == 5
+    assert "evil.pth: refused: the pickle asks for" in err
+    assert "system" in err
+    assert not mark.exists()
+
+
+def test_a_whole_model_is_refused_and_told_what_to_save(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(toy(), path)
+    with pytest.raises(InvalidWeights, match=r"asks for toys\.Toy.*state_dict\(\)"):
+        load_pickle(path)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    for data in (b"", b"nonsense", b"PK\x03\x04 and no more", b"\x80\x02."):
+        path.write_bytes(data)
+        with pytest.raises(InvalidWeights, match=r"a\.pth"):
+            load_pickle(path)
+
+
+def test_a_small_file_cannot_claim_large_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pth"
+    torch.save({"w": torch.zeros(1).expand(10**12)}, path)
+    with pytest.raises(InvalidWeights, match="would take 4,000,000,000,000 bytes"):
+        load_pickle(path)
+
+
+def test_a_checkpoint_is_read_from_under_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "run.pth"
+    model = trained()
+    wrapped = {f"module.{name}": t for name, t in model.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": wrapped, "optimizer": {"lr": 0.1}}, path)
+    found = read_foreign(path)
+    assert equal(found.tensors, dict(model.state_dict()))
+    assert (found.key, found.cut) == ("state_dict", "module.")
+    assert set(found.left_out) == {"epoch", "optimizer"}
+    assert "found under 'state_dict'" in str(found)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "module"])
+def test_the_usual_keys_are_known(key: str) -> None:
+    assert find_weights({key: {"w": torch.zeros(1)}, "step": 1}).key == key
+
+
+def test_keys_may_lie_in_keys() -> None:
+    tree = {"model": {"state_dict": {"a.w": torch.zeros(1)}, "cfg": {}}, "epoch": 1}
+    found = find_weights(tree)
+    assert found.key == "model.state_dict"
+    assert list(found.tensors) == ["a.w"]
+    assert set(found.left_out) == {"epoch", "model.cfg"}
+
+
+def test_a_key_that_is_given_is_taken() -> None:
+    tree = {"state_dict": {"w": torch.zeros(1)}, "ema": {"model.x": {"w": torch.ones(1)}}}
+    assert find_weights(tree, key="ema.model.x").tensors["w"].item() == 1
+    assert set(find_weights(tree, key=".").tensors) == {"state_dict.w", "ema.model.x.w"}
+    with pytest.raises(InvalidWeights, match=r"nothing: not in the checkpoint; its keys are state"):
+        find_weights(tree, key="nothing")
+    with pytest.raises(InvalidWeights, match="found none"):
+        find_weights({"epoch": 3})
+
+
+def test_an_optimizer_is_not_taken_for_weights() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.zeros(1, 2)).sum().backward()
+    optimizer.step()
+    tree = {"net_a": model.state_dict(), "optimizer": optimizer.state_dict()}
+    assert set(find_weights(tree).tensors) == {"net_a.weight", "net_a.bias"}
+
+
+def test_ties_stay_ties(tmp_path: Path) -> None:
+    path = tmp_path / "tied.pt"
+    weight = torch.randn(3, 2)
+    torch.save({"model": collections.OrderedDict(a=weight, b=weight)}, path)
+    found = read_foreign(path, key="model").tensors
+    assert found["a"].data_ptr() == found["b"].data_ptr()
+    assert torch.equal(found["a"], weight)
+
+
+# NumPy and safetensors
+
+
+def test_arrays_are_read_with_their_dtypes(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    arrays = {
+        "a/kernel": np.arange(6, dtype=">f4").reshape(2, 3),
+        "b": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "c": np.array(True),
+        "d": np.arange(3, dtype=np.uint16),
+    }
+    np.savez(path, **arrays)
+    found = read_foreign(path).tensors
+    assert list(found) == ["a.kernel", "b", "c", "d"]
+    for name, array in zip(found, arrays.values(), strict=True):
+        assert np.array_equal(found[name].numpy(), array)
+
+
+def test_objects_in_npz_are_refused_by_name(tmp_path: Path) -> None:
+    path, mark = tmp_path / "evil.npz", tmp_path / "mark"
+    np.savez(path, w=np.zeros(2), evil=np.array([Hostile(mark)], dtype=object), text=np.array("x"))
+    with pytest.raises(InvalidWeights, match=r"evil: Python objects(.|\n)*text: torch has no"):
+        read_foreign(path)
+    assert not mark.exists()
+    path.write_bytes(b"PK nonsense")
+    with pytest.raises(InvalidWeights, match=r"evil\.npz"):
+        read_foreign(path)
+
+
+def test_a_safetensors_file_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    state = {"model.w": torch.randn(2), "step": torch.tensor(3)}
+    save_file(state, path)
+    assert equal(read_foreign(path).tensors, state)
+
+
+def test_an_ending_that_tells_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match=r"weights\.xyz.*known are \.pth"):
+        read_foreign(tmp_path / "weights.xyz")
+    with pytest.raises(InvalidSetting, match="expected one of torch"):
+        read_foreign(tmp_path / "weights", format="xyz")
+    with pytest.raises(NotFound, match="no such file"):
+        read_foreign(tmp_path / "weights.npz")
+
+
+@pytest.mark.parametrize(("package", "file"), [("h5py", "a.h5"), ("msgpack", "a.msgpack")])
+def test_a_missing_package_is_named(
+    package: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / file).write_bytes(b"")
+    load = load_hdf5 if package == "h5py" else load_msgpack
+    with pytest.raises(HubstateError, match=f"needs {package}.*pip install 'hubstate"):
+        load(tmp_path / file)
+
+
+# Keras and Flax: channels last. The reference is what their layers are defined to compute.
+
+
+def channels_last(image: Any, kernel: Any) -> Any:
+    """The correlation of (H, W, in) with (h, w, in, out), without padding."""
+    windows = np.lib.stride_tricks.sliding_window_view(image, kernel.shape[:2], axis=(0, 1))
+    return np.einsum("yxihw,hwio->yxo", windows, kernel)
+
+
+def reference(weights: dict[str, Any], image: Any) -> Any:
+    """conv -> batch norm -> mean -> dense, as Keras and Flax define them."""
+    x = channels_last(image, weights["conv/kernel"]) + weights["conv/bias"]
+    x = (x - weights["bn/mean"]) / np.sqrt(weights["bn/var"] + 1e-3)
+    x = x * weights["bn/scale"] + weights["bn/shift"]
+    return x.mean((0, 1)) @ weights["fc/kernel"] + weights["fc/bias"]
+
+
+@pytest.fixture
+def foreign_weights() -> dict[str, Any]:
+    draw = np.random.default_rng(0).normal
+    shapes = {
+        "conv/kernel": (3, 2, 3, 4), "conv/bias": (4,), "bn/scale": (4,), "bn/shift": (4,),
+        "bn/mean": (4,), "bn/var": (4,), "fc/kernel": (4, 5), "fc/bias": (5,),
+    }  # fmt: skip
+    weights = {name: draw(size=shape).astype("float32") for name, shape in shapes.items()}
+    return weights | {"bn/var": np.abs(weights["bn/var"])}
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, (3, 2))
+        self.bn = nn.BatchNorm2d(4, eps=1e-3)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.fc(self.bn(self.conv(x)).mean((2, 3)))
+        return answer
+
+
+def agrees(found: dict[str, Any], layout: str, weights: dict[str, Any]) -> None:
+    """Imported weights compute in torch what the reference computes from the originals."""
+    model = Plain().eval()
+    hubstate.loadmodel(model, found, transforms=layout_rules(layout, found))
+    image = np.random.default_rng(1).normal(size=(7, 6, 3)).astype("float32")
+    ours = model(torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0))[0].detach().numpy()
+    assert np.allclose(ours, reference(weights, image), atol=1e-5)
+
+
+KERAS = {"bn/scale": "bn/gamma", "bn/shift": "bn/beta", "bn/mean": "bn/moving_mean"}
+KERAS |= {"bn/var": "bn/moving_variance"}
+
+
+def test_keras_weights_compute_the_same(tmp_path: Path, foreign_weights: dict[str, Any]) -> None:
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w") as file:
+        for name, array in foreign_weights.items():
+            name = KERAS.get(name, name)
+            file[f"{name}:0"] = array
+        file["optimizer_weights/conv/kernel:0"] = np.zeros(3)
+        file["names"] = np.array([b"text"])
+    agrees(read_foreign(path).tensors, "keras", foreign_weights)
+
+
+def test_a_keras_archive_with_numbered_variables_computes_the_same(
+    tmp_path: Path, foreign_weights: dict[str, Any]
+) -> None:
+    inner, path = tmp_path / "model.weights.h5", tmp_path / "model.keras"
+    order = ["kernel", "bias"], ["scale", "shift", "mean", "var"]
+    with h5py.File(inner, "w") as file:
+        for layer, names in (("conv", order[0]), ("bn", order[1]), ("fc", order[0])):
+            for number, name in enumerate(names):
+                file[f"{layer}/vars/{number}"] = foreign_weights[f"{layer}/{name}"]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(inner, inner.name)
+        archive.writestr("config.json", "{}")
+    agrees(load_hdf5(path), "keras", foreign_weights)
+
+
+def flax_bytes(tree: Any) -> bytes:
+    """As flax.serialization.to_bytes writes it."""
+
+    def pack(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return msgpack.ExtType(
+                1, msgpack.packb((value.shape, value.dtype.name, value.tobytes()))
+            )
+        raise TypeError
+
+    packed: bytes = msgpack.packb(tree, default=pack, strict_types=True)
+    return packed
+
+
+def test_flax_weights_compute_the_same(tmp_path: Path, foreign_weights: dict[str, Any]) -> None:
+    path = tmp_path / "model.msgpack"
+    names = {"bn/shift": "bias"}
+    tree: Any = {"params": {}, "batch_stats": {}}
+    for name, array in foreign_weights.items():
+        layer, leaf = name.split("/")
+        collection = "batch_stats" if leaf in ("mean", "var") else "params"
+        tree[collection].setdefault(layer, {})[names.get(name, leaf)] = array
+    path.write_bytes(flax_bytes(tree))
+    agrees(read_foreign(path, key=".").tensors, "flax", foreign_weights)
+
+
+def test_a_large_flax_array_is_put_together(tmp_path: Path) -> None:
+    path = tmp_path / "a.msgpack"
+    array = np.arange(10, dtype="int32").reshape(2, 5)
+    pieces = {"0": array.reshape(-1)[:6], "1": array.reshape(-1)[6:]}
+    chunked = {"__msgpack_chunked_array__": True, "shape": {"0": 2, "1": 5}, "chunks": pieces}
+    path.write_bytes(flax_bytes({"a": {"kernel": chunked}, "step": 3}))
+    found = read_foreign(path)
+    assert torch.equal(found.tensors["a.kernel"], torch.from_numpy(array))
+    assert found.left_out == ("step",)
+
+
+def test_flax_bfloat16_is_read_bit_by_bit(tmp_path: Path) -> None:
+    path = tmp_path / "a.msgpack"
+    weight = torch.randn(3, 2).bfloat16()
+    raw = weight.view(torch.int16).numpy().tobytes()
+    extension = msgpack.ExtType(1, msgpack.packb(((3, 2), "bfloat16", raw)))
+    path.write_bytes(msgpack.packb({"w": extension}))
+    assert torch.equal(read_foreign(path).tensors["w"], weight)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        msgpack.packb({"w": msgpack.ExtType(1, msgpack.packb(((9, 9), "float32", b"1234")))}),
+        msgpack.packb({"w": msgpack.ExtType(1, msgpack.packb(((1,), "object", b"1234")))}),
+        msgpack.packb({"w": msgpack.ExtType(1, b"x")}),
+        msgpack.packb([1, 2]),
+        b"\x91" * 5000,
+    ],
+)
+def test_what_is_no_flax_file_is_refused(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.msgpack"
+    path.write_bytes(data)
+    with pytest.raises(InvalidWeights, match=r"a\.msgpack"):
+        read_foreign(path)
+
+
+def test_a_depthwise_kernel_gets_torchs_shape() -> None:
+    kernel = torch.randn(3, 3, 4, 2)
+    tensors = {"dw.depthwise_kernel": kernel}
+    (found,) = resolve(layout_rules("keras", tensors), tensors).apply(tensors).values()
+    assert found.shape == (8, 1, 3, 3)
+    for channel in range(4):
+        for multiple in range(2):
+            assert torch.equal(found[channel * 2 + multiple, 0], kernel[:, :, channel, multiple])
+
+
+# HDF5 that refers to other files
+
+
+def test_hdf5_cannot_read_other_files(tmp_path: Path) -> None:
+    secret, path = tmp_path / "secret", tmp_path / "evil.h5"
+    secret.write_bytes(bytes(32))
+    with h5py.File(path, "w") as file:
+        file.create_dataset("w", shape=(8,), dtype="f4", external=[(str(secret), 0, 32)])
+    with pytest.raises(InvalidWeights, match="from another file"):
+        load_hdf5(path)
+    with h5py.File(path, "w") as file:
+        file["w"] = h5py.ExternalLink(str(secret), "/x")
+    with pytest.raises(InvalidWeights, match="a link into another file"):
+        load_hdf5(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(InvalidWeights, match=r"evil\.h5"):
+        read_foreign(path)
+
+
+# Julia
+
+
+def julia(file: Any, name: str, array: Any) -> Any:
+    """An array of Julia's as JLD2 stores it: what is column-major there is read reversed here."""
+    return file.create_dataset(f"_types/{name}", data=np.asarray(array).T).ref
+
+
+def compound(file: Any, name: str, **fields: Any) -> Any:
+    """A named tuple as JLD2 stores it: references to its arrays; what has no data is left out."""
+    kinds = [(field, h5py.ref_dtype) for field in fields]
+    data = np.array(tuple(fields.values()), dtype=kinds)
+    return file.create_dataset(f"_types/{name}", data=data).ref
+
+
+@pytest.fixture
+def flux(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """Chain(Conv((3, 2), 3 => 4), BatchNorm(4), GlobalMeanPool(), Dense(4 => 5)), by hand."""
+    draw = np.random.default_rng(5).normal
+    weights = {
+        "conv": draw(size=(3, 2, 3, 4)).astype("f4"),  # width, height, in, out
+        "bias": draw(size=4).astype("f4"),
+        "β": draw(size=4).astype("f4"),
+        "γ": draw(size=4).astype("f4"),
+        "μ": draw(size=4).astype("f4"),
+        "σ²": np.abs(draw(size=4)).astype("f4"),
+        "dense": draw(size=(5, 4)).astype("f4"),  # out, in
+    }
+    path = tmp_path / "model.jld2"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        refs = {name: julia(file, name, array) for name, array in weights.items()}
+        conv = compound(file, "l1", weight=refs["conv"], bias=refs["bias"])
+        norm = compound(file, "l2", **{name: refs[name] for name in ("β", "γ", "μ", "σ²")})
+        dense = compound(file, "l4", weight=refs["dense"], bias=h5py.Reference())
+        layers = compound(file, "layers", **{"1": conv, "2": norm, "4": dense})
+        file["_types/00000001"] = np.dtype("f4")
+        top = compound(file, "top", layers=layers)
+        file["model_state"] = file[top]
+        file["nothing"] = h5py.Empty("f4")
+    return path, weights
+
+
+def test_julia_arrays_have_julias_axes_and_what_is_missing_is_left_out(
+    flux: tuple[Path, dict[str, Any]],
+) -> None:
+    path, weights = flux
+    found = read_foreign(path, key="model_state.layers").tensors
+    assert {name: tuple(t.shape) for name, t in found.items()} == {
+        "0.weight": (3, 2, 3, 4), "0.bias": (4,),
+        "1.β": (4,), "1.γ": (4,), "1.μ": (4,), "1.σ²": (4,), "3.weight": (5, 4),
+    }  # fmt: skip
+    assert np.array_equal(found["0.weight"].numpy(), weights["conv"])
+    assert np.array_equal(found["3.weight"].numpy(), weights["dense"])
+
+
+def test_flux_weights_compute_the_same(flux: tuple[Path, dict[str, Any]]) -> None:
+    """Against Flux's definition: a true convolution over (width, height, channels)."""
+    path, weights = flux
+    found = find_weights(load_jld2(path), key="model_state.layers").tensors
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, (2, 3)), nn.BatchNorm2d(4), nn.Flatten(2), nn.Linear(4, 5, bias=False)
+    ).eval()
+    rules = layout_rules("flux", found)
+    hubstate.loadmodel(model, found, transforms=rules)
+    image = np.random.default_rng(6).normal(size=(7, 6, 3)).astype("f4")  # width, height, channels
+    x = channels_last(image, weights["conv"][::-1, ::-1]) + weights["bias"]
+    x = (x - weights["μ"]) / np.sqrt(weights["σ²"] + 1e-5) * weights["γ"] + weights["β"]
+    expected = weights["dense"] @ x.mean((0, 1))
+    ours = torch.from_numpy(image).permute(2, 1, 0).unsqueeze(0)
+    features = model[1](model[0](ours)).mean((2, 3))
+    assert np.allclose(model[3](features)[0].detach().numpy(), expected, atol=1e-5)
+
+
+def test_vectors_and_dicts_of_julia_are_lists_and_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.jld2"
+    with h5py.File(path, "w") as file:
+        refs = [julia(file, str(i), np.full((2, 3), i, "f4")) for i in range(3)]
+        file["many"] = np.array(refs, dtype=h5py.ref_dtype)
+        kind = np.dtype([("first", h5py.string_dtype()), ("second", h5py.ref_dtype)])
+        file["dict"] = np.array([("a.b", refs[1]), ("c", h5py.Reference())], dtype=kind)
+    found = load_jld2(path)
+    assert [tuple(t.shape) for t in found["many"].values()] == [(2, 3)] * 3
+    assert list(found["dict"]) == ["a.b"]
+    assert found["dict"]["a.b"].unique().tolist() == [1]
+
+
+def test_a_julia_reference_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jld2"
+    with h5py.File(path, "w") as file:
+        file["many"] = np.array([julia(file, "a", np.ones((2, 3)))], dtype=h5py.ref_dtype)
+        del file["_types"]
+    with pytest.raises(InvalidWeights, match=r"many\.0: a reference that leads nowhere"):
+        load_jld2(path)
+
+
+def test_a_julia_value_that_contains_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jld2"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", shape=(1,), dtype=h5py.ref_dtype)
+        file["a"][0] = file["a"].ref
+    with pytest.raises(InvalidWeights, match="contains itself"):
+        load_jld2(path)
+
+
+# the command
+
+
+def test_without_a_target_it_says_what_there_is(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"model": trained().state_dict(), "epoch": 1}, path)
+    code, out, err = run("import", str(path), "--json")
+    assert code == 0, err
+    data = json.loads(out)
+    assert (data["format"], data["key"], data["tensors"]) == ("torch", "model", 8 + 1)
+    assert list(tmp_path.glob("*.safetensors")) == []
+
+
+def test_a_checkpoint_becomes_a_file(run: Run, tmp_path: Path) -> None:
+    path, output, rules = (tmp_path / name for name in ("a.npz", "b.safetensors", "r.json"))
+    np.savez(path, **{"old/kernel": np.ones((3, 2), "f4")})
+    rules.write_text('[{"rename": "old\\\\.(.*)", "to": "new.\\\\1"}]')
+    words = ["import", str(path), "--layout", "flax", "--transforms", str(rules)]
+    code, _, err = run(*words, "--output", str(output))
+    assert code == 0, err
+    assert {n: tuple(t.shape) for n, t in read_foreign(output).tensors.items()} == {
+        "new.weight": (2, 3)
+    }
+    assert run(*words, "--output", str(output))[0] == 7
+    rules.write_text('[{"drop": "nothing"}]')
+    code, _, err = run(*words, "--output", str(output), "--force")
+    assert code == 4
+    assert "matches no tensor" in err
+    rules.write_text("[")
+    assert run(*words)[0] == 2
+
+
+def test_a_checkpoint_becomes_a_release_that_computes_the_same(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.pth"
+    model = trained()
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, path)
+    words = ["--builder", "toys:toy", "--arg", "num_classes=4", "--license", "mit", "--tag", "v1"]
+    code, out, err = run("import", str(path), "--as", "org/toy", *words)
+    assert code == 0, err
+    assert "published org/toy@" in out
+    loaded = toy(pretrained="org/toy@v1")
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(loaded.eval()(images), model.eval()(images))
+    manifest = hubstate.open_release("org/toy@v1").manifest
+    assert manifest is not None
+    origin: Any = manifest.provenance["imported"]
+    assert (origin["file"], origin["key"], origin["format"]) == ("run.pth", "state_dict", "torch")
+    code, _, err = run(
+        "import", str(path), "--as", "org/toy", "--builder", "toys:toy", "--arg", "width=9",
+        "--license", "mit",
+    )  # fmt: skip
+    assert code == 4
+    assert run("import", str(path), "--as", "org/toy")[0] == 2
+
+
+def test_a_repository_without_manifest_becomes_a_release(run: Run, tmp_path: Path) -> None:
+    from hubstate.hub import publish_files
+
+    path = tmp_path / "model.safetensors"
+    model = trained()
+    save_file(model.state_dict(), path)
+    publish_files("elsewhere/toy", {"model.safetensors": path}, message="As others do")
+    code, _, err = run("import", "elsewhere/toy@main", "--as", "org/bare", "--license", "mit")
+    assert code == 0, err
+    release = hubstate.open_release("org/bare")
+    assert release.manifest is not None
+    assert release.manifest.builder is None
+    report = hubstate.load_pretrained(toy(), "org/bare")
+    assert len(report.loaded) == len(model.state_dict())
+    assert run("import", str(tmp_path / "none.pth"))[0] == 3
+
+
+def test_help_shows_an_example(run: Run) -> None:
+    assert "Example:\n    hubstate import " in run("import", "--help")[1]
