@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from hubstate.zoo.efficientnet import efficientnet_b5 as efficientnet_b5
     from hubstate.zoo.efficientnet import efficientnet_b6 as efficientnet_b6
     from hubstate.zoo.efficientnet import efficientnet_b7 as efficientnet_b7
-    from hubstate.zoo.efficientnet import efficientnet_v2_l as efficientnet_v2_l
-    from hubstate.zoo.efficientnet import efficientnet_v2_m as efficientnet_v2_m
-    from hubstate.zoo.efficientnet import efficientnet_v2_s as efficientnet_v2_s
+    from hubstate.zoo.efficientnetv2 import efficientnet_v2_l as efficientnet_v2_l
+    from hubstate.zoo.efficientnetv2 import efficientnet_v2_m as efficientnet_v2_m
+    from hubstate.zoo.efficientnetv2 import efficientnet_v2_s as efficientnet_v2_s
     from hubstate.zoo.gmlp import gmlp_b16_224 as gmlp_b16_224
     from hubstate.zoo.gmlp import gmlp_s16_224 as gmlp_s16_224
     from hubstate.zoo.gmlp import gmlp_ti16_224 as gmlp_ti16_224

@@ -1,9 +1,7 @@
-"""EfficientNet and EfficientNet v2: depth, width and resolution grow together.
+"""EfficientNet: depth, width and resolution grow together.
 
-- Tan, Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019,
-  https://arxiv.org/abs/1905.11946
-- Tan, Le, "EfficientNetV2: Smaller Models and Faster Training", 2021,
-  https://arxiv.org/abs/2104.00298
+Tan, Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019,
+https://arxiv.org/abs/1905.11946; the second version is in ``efficientnetv2.py``.
 
 Names, shapes and outputs are those of torchvision's models, so weights go both ways::
 
@@ -38,6 +36,8 @@ from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
     "EfficientNet",
+    "Plan",
+    "Stage",
     "efficientnet_b0",
     "efficientnet_b1",
     "efficientnet_b2",
@@ -46,9 +46,6 @@ __all__ = [
     "efficientnet_b5",
     "efficientnet_b6",
     "efficientnet_b7",
-    "efficientnet_v2_l",
-    "efficientnet_v2_m",
-    "efficientnet_v2_s",
 ]
 
 _silu: Make = partial(nn.SiLU, inplace=True)
@@ -67,7 +64,16 @@ class Stage:
     """Channels."""
     blocks: int
     fused: bool = False
-    """One k×k convolution instead of 1×1 and depthwise k×k, and no squeeze and excitation."""
+    """As in the second version: one k×k convolution instead of 1×1 and depthwise k×k, and no
+    squeeze and excitation."""
+
+    @classmethod
+    def rows(cls, *rows: tuple[int, int, int, int, int], fused: bool = False) -> tuple[Stage, ...]:
+        """Stages of a table: expansion, kernel size, stride, channels, blocks."""
+        return tuple(
+            cls(expansion=e, size=k, stride=s, outputs=c, blocks=n, fused=fused)
+            for e, k, s, c, n in rows
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,19 +198,8 @@ def _uniform(weight: Tensor) -> Tensor:
     return nn.init.uniform_(weight, -bound, bound)
 
 
-def _separable_stages(*rows: tuple[int, int, int, int, int]) -> tuple[Stage, ...]:
-    return tuple(
-        Stage(expansion=expansion, size=size, stride=stride, outputs=outputs, blocks=blocks)
-        for expansion, size, stride, outputs, blocks in rows
-    )
-
-
-def _fused_stages(*rows: tuple[int, int, int, int, int]) -> tuple[Stage, ...]:
-    return tuple(replace(stage, fused=True) for stage in _separable_stages(*rows))
-
-
-# Table 1 of the first paper: expansion, kernel size, stride, channels, blocks.
-_B0 = _separable_stages(
+# Table 1: expansion, kernel size, stride, channels, blocks.
+_B0 = Stage.rows(
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
     (6, 5, 2, 40, 2),
@@ -296,46 +291,4 @@ efficientnet_b7 = _variant(
     _as_tensorflow(_scaled_plan(width=2.0, depth=3.1, dropout=0.5)),
     about="EfficientNet-B7 (Tan, Le 2019): 66.3 M parameters.",
     preprocessing=_bicubic(600, resize=600),
-)
-efficientnet_v2_s = _variant(
-    "efficientnet_v2_s",
-    Plan(
-        stages=_fused_stages((1, 3, 1, 24, 2), (4, 3, 2, 48, 4), (4, 3, 2, 64, 4))
-        + _separable_stages((4, 3, 2, 128, 6), (6, 3, 1, 160, 9), (6, 3, 2, 256, 15)),
-        stem=24,
-        outputs=1280,
-        dropout=0.2,
-        eps=0.001,
-    ),
-    about="EfficientNetV2-S (Tan, Le 2021, table 4): 21.5 M parameters.",
-    preprocessing=photographs(384, resize=384),
-)
-efficientnet_v2_m = _variant(
-    "efficientnet_v2_m",
-    Plan(
-        stages=_fused_stages((1, 3, 1, 24, 3), (4, 3, 2, 48, 5), (4, 3, 2, 80, 5))
-        + _separable_stages(
-            (4, 3, 2, 160, 7), (6, 3, 1, 176, 14), (6, 3, 2, 304, 18), (6, 3, 1, 512, 5)
-        ),
-        stem=24,
-        outputs=1280,
-        dropout=0.3,
-        eps=0.001,
-    ),
-    about="EfficientNetV2-M (Tan, Le 2021): 54.1 M parameters.",
-    preprocessing=photographs(480, resize=480),
-)
-efficientnet_v2_l = _variant(
-    "efficientnet_v2_l",
-    Plan(
-        stages=_fused_stages((1, 3, 1, 32, 4), (4, 3, 2, 64, 7), (4, 3, 2, 96, 7))
-        + _separable_stages(
-            (4, 3, 2, 192, 10), (6, 3, 1, 224, 19), (6, 3, 2, 384, 25), (6, 3, 1, 640, 7)
-        ),
-        outputs=1280,
-        dropout=0.4,
-        eps=0.001,
-    ),
-    about="EfficientNetV2-L (Tan, Le 2021): 118.5 M parameters.",
-    preprocessing=_bicubic(480, resize=480, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
 )

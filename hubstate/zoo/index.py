@@ -38,6 +38,8 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "efficientnet_b5",
         "efficientnet_b6",
         "efficientnet_b7",
+    ),
+    "efficientnetv2": (
         "efficientnet_v2_l",
         "efficientnet_v2_m",
         "efficientnet_v2_s",
