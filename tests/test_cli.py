@@ -221,6 +221,35 @@ def test_errors_are_json_where_json_is_asked_for(run: Any, weights: str) -> None
     assert {issue["path"] for issue in error["issues"]} == {"fc.weight", "fc.bias"}
 
 
+@pytest.mark.parametrize("call", [["fetch"], ["nonsense"], ["models", "--nope"]])
+def test_a_call_that_is_off_is_json_too(run: Any, call: list[str]) -> None:
+    code, out, err = run(*call, "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["message"]
+    assert err == ""
+
+
+def test_what_the_gate_refused_is_json(run: Any, weights: str) -> None:
+    code, out, _ = run(*words(weights, "--license", "not a licence!", "--json"))
+    assert code == 8
+    (problem,) = json.loads(out)["error"]["problems"]
+    assert problem.startswith("license: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_behind_a_pipe_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        answer = subprocess.run(
+            [sys.executable, "-m", "hubstate", "models"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines()[0].startswith("error: No space left")
+    assert "Traceback" not in answer.stderr
+
+
 def test_the_cache_is_listed_verified_removed_and_pruned(run: Any, weights: str) -> None:
     run(*words(weights))
     run("fetch", NAME)
@@ -256,6 +285,20 @@ def test_an_interrupt_exits_with_130(run: Any, monkeypatch: pytest.MonkeyPatch) 
     code, _, err = run("fetch", NAME)
     assert code == 130
     assert "half-written" in err
+
+
+def test_an_interrupt_of_a_class_body_exits_with_130(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupting:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    def interrupt(*_: object, **__: object) -> None:
+        type("Body", (), {"field": Interrupting()})
+
+    monkeypatch.setattr("hubstate.hub.open_release", interrupt)
+    assert run("fetch", NAME)[0] == 130
 
 
 def test_it_also_runs_as_a_module() -> None:

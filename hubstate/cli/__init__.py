@@ -7,14 +7,17 @@ differ; 5 damaged bytes; 6 not reachable or offline; 7 somebody else was first; 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
+from hubstate.blobs import describe_error
 from hubstate.cli.output import frozen
-from hubstate.errors import HubstateError, StructureMismatch
+from hubstate.errors import GateRefused, HubstateError, StructureMismatch
 
 __all__ = ["cli", "main"]
 
@@ -70,28 +73,43 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     words = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in words
     try:
         code = cli.main(words, prog_name="hubstate", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except HubstateError as error:
-        _report(error, as_json="--json" in words)
+        _report(error, str(error), as_json=as_json)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        _report(error, error.format_message(), as_json=True) if as_json else error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: nothing was left half-written", err=True)
-        sys.exit(130)
+        _interrupted()
+    except RuntimeError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps one in a class body
+            _interrupted()
+        raise
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        _report(error, describe_error(error), as_json=as_json)
+        sys.exit(1)
 
 
-def _report(error: HubstateError, *, as_json: bool) -> None:
+def _interrupted() -> NoReturn:
+    click.echo("interrupted: nothing was left half-written", err=True)
+    sys.exit(130)
+
+
+def _report(error: Exception, message: str, *, as_json: bool) -> None:
     if not as_json:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {message}", err=True)
         return
-    body: dict[str, object] = {"kind": type(error).__name__, "message": str(error)}
+    body: dict[str, object] = {"kind": type(error).__name__, "message": message}
     if isinstance(error, StructureMismatch):
         body["issues"] = [issue._asdict() for issue in error.issues]
-    click.echo(json.dumps({"error": body}, indent=2))
+    if isinstance(error, GateRefused):
+        body["problems"] = list(error.problems)
+    with contextlib.suppress(OSError):  # what went wrong may be that nothing can be printed
+        click.echo(json.dumps({"error": body}, indent=2))
