@@ -77,4 +77,5 @@ def _tensors(tree: Any, depth: int) -> list[Tensor]:
 
 def save_pickle(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a ``state_dict()`` as torch does; ties stay ties."""
-    torch.save(tensors, path)
+    with path.open("wb") as file:  # by a path, torch would put its name into the archive
+        torch.save(tensors, file)
