@@ -7,6 +7,7 @@
     ├── blobs/sha256/ab/<64 hex>   verified content, see hubstate.blobs
     ├── receipts/…                 see hubstate.cache.receipts
     ├── endpoints/…                see hubstate.cache.releases
+    ├── leases/…                   see hubstate.cache.leases
     ├── partial/…                  see hubstate.cache.partials
     └── tmp/
 

@@ -117,10 +117,19 @@ class Releases:
         mark = self._endpoint(endpoint) / "endpoint.json"
         if not mark.exists():
             self._write(mark, {"name": endpoint})
-        path = self._repo(endpoint, commit.repo) / "commits" / f"{commit.id}.json"
-        write_file(path, dump_commit(commit), temporaries=self.folder / "tmp")
+        self._record_commit(endpoint, commit)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._write(self._revision(endpoint, reference), {"commit": commit.id, "resolved": now})
+
+    def _record_commit(self, endpoint: str, commit: Commit) -> None:
+        """Write a commit, unless it is there: another process may have measured digests."""
+        known = None
+        with contextlib.suppress(OSError, Damaged):
+            known = self._commit(endpoint, commit.repo, commit.id)
+        merged = merge_digests(commit, known)
+        if merged != known:
+            path = self._repo(endpoint, commit.repo) / "commits" / f"{commit.id}.json"
+            write_file(path, dump_commit(merged), temporaries=self.folder / "tmp")
 
     def _write(self, path: Path, record: dict[str, object]) -> None:
         write_file(path, dump_record(record), temporaries=self.folder / "tmp")

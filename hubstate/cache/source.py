@@ -11,6 +11,7 @@ from hubstate import settings
 from hubstate.blobs import FileInfo
 from hubstate.cache.fetching import Remote, fetch_ranges, fetch_whole, find_ranges
 from hubstate.cache.layers import Cache
+from hubstate.cache.leases import take_turns
 from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit, Endpoint
 from hubstate.errors import DigestMismatch, FileNotInRelease, NotFound, Offline
@@ -88,12 +89,36 @@ class Source:
         if path := self.find(name):
             return path
         self.check_allowed(name)
-        path, digest = self._fetch(name, progress)
+        return take_turns(
+            self.cache.writable,
+            self._key(name),
+            find=lambda: self._find_again(name),
+            fetch=lambda: self._fetch(name, progress),
+        )
+
+    def _key(self, name: str) -> str:
+        """What tells the file from others, before anything of it is there."""
+        digest = self.info(name).digest or Digest.of(self._identity(name).encode())
+        return digest.hex
+
+    def _identity(self, name: str) -> str:
+        return f"{self.endpoint.name}\n{self.commit.repo}\n{self.commit.id}\n{name}"
+
+    def _find_again(self, name: str) -> Path | None:
+        """A file that somebody else may have fetched meanwhile."""
+        if self.info(name).digest is None:
+            known = self.cache.known(self.endpoint.name, self.reference)
+            if known and known.commit.id == self.commit.id:
+                self.infos[name] = known.commit.files.get(name, self.infos[name])
+        return self.find(name)
+
+    def _fetch(self, name: str, progress: Hook) -> Path:
+        path, digest = self._transfer(name, progress)
         self.paths[name] = path
         self._learn(name, FileInfo(size=path.stat().st_size, digest=digest))
         return path
 
-    def _fetch(self, name: str, progress: Hook) -> tuple[Path, Digest]:
+    def _transfer(self, name: str, progress: Hook) -> tuple[Path, Digest]:
         info, remote = self.info(name), self._remote(name, None)
         if remote and remote.digest and (remote.sealed or remote.size >= _LARGE):
             with suppress(RangesRefused):  # then all of it in one stream
@@ -127,7 +152,12 @@ class Source:
         if path := find_ranges(self.cache, remote, wanted):
             return path
         self.check_allowed(name)
-        return fetch_ranges(self.cache, remote, wanted, progress=progress)
+        return take_turns(
+            self.cache.writable,
+            self._key(name),
+            find=lambda: self.find(name) or find_ranges(self.cache, remote, wanted),
+            fetch=lambda: fetch_ranges(self.cache, remote, wanted, progress=progress),
+        )
 
     def prefix(self, name: str) -> bytes | None:
         """The header of a weights file, from whatever part of the file the cache has."""
@@ -165,7 +195,7 @@ class Source:
             size=size,
             digest=info.digest,
             tiles=self._tiles(name) or _unsealed(header),
-            identity=f"{self.endpoint.name}\n{self.commit.repo}\n{self.commit.id}\n{name}",
+            identity=self._identity(name),
             read=lambda start, stop: self.endpoint.read(
                 self.commit, name, start=start, stop=None if stop == size else stop
             ),

@@ -63,7 +63,7 @@ def prove_all(
         opened = list(pool.map(lambda one: _opened(one, open), wanted))
         releases = [proof.release for proof in opened if proof.release]
         tasks = [(release, name) for release in releases for name in sorted(release.source.infos)]
-        total = sum(size(release, name) for release, name in tasks)
+        total = sum(size(*task) for task in _distinct(tasks))
         with bar(label, total=total) if progress is None else nullcontext(progress) as hook:
             one_at_a_time = _guarded(hook)
             files = list(pool.map(lambda task: prove(task[0], task[1], one_at_a_time), tasks))
@@ -71,6 +71,15 @@ def prove_all(
     for (release, _), file in zip(tasks, files, strict=True):
         found.setdefault(id(release), []).append(file)
     return [replace(proof, files=tuple(found.get(id(proof.release), ()))) for proof in opened]
+
+
+def _distinct(tasks: Sequence[tuple[Release, str]]) -> list[tuple[Release, str]]:
+    """The files without those that have the content of another, which is fetched once."""
+    found: dict[object, tuple[Release, str]] = {}
+    for release, name in tasks:
+        key = release.source.infos[name].digest or (id(release), name)
+        found.setdefault(key, (release, name))
+    return list(found.values())
 
 
 def _guarded(hook: Hook) -> Hook:

@@ -1,0 +1,209 @@
+"""Taking turns: of many processes that want one file, one fetches it and the others wait.
+
+::
+
+    FOLDER/leases/<64 hex>     {"host": "node-7", "machine": "<16 hex>", "pid": 4711,
+                                "turn": "<8 hex>"}
+                               who is fetching that file; touched every second meanwhile
+
+A lease is advice and no lock. What is fetched goes to a file of its own and is renamed into place
+once it is whole, so that two processes that fetch the same cost time and nothing else; therefore
+nothing here needs ``flock``, which network file systems may not have, or clocks that agree. A
+lease whose process is gone, on this machine, or that was not touched for some seconds, on any, is
+taken over. One that cannot be written at all is done without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hubstate import settings
+
+__all__ = ["take_turns"]
+
+T = TypeVar("T")
+_BEAT = 1.0  # seconds between two touches of a lease
+_STALE = 10.0  # seconds without one after which its holder is taken for dead
+_SHORTEST, _LONGEST = 0.02, 0.25  # seconds between two looks at somebody else's lease
+_COURTESY = 0.3  # seconds that the other processes of torchrun leave to the first
+_TURNS = 3  # failures of others after which one tries by oneself
+_log = logging.getLogger(__name__)
+
+
+def take_turns(
+    folder: Path | None,
+    key: str,
+    *,
+    find: Callable[[], T | None],
+    fetch: Callable[[], T],
+) -> T:
+    """What ``find`` finds, or else what ``fetch`` returns, which one process at a time calls.
+
+    Args:
+        folder: the cache folder that is written to; without one, nobody waits.
+        key: what is fetched, as a file name.
+        find: looks whether it is there by now.
+        fetch: makes it so that the ``find`` of others finds it.
+    """
+    if folder is None:
+        return fetch()
+    path = folder / "leases" / key
+    if settings.local_rank():
+        _leave_to_the_first(path)
+    for _ in range(_TURNS):
+        with _lease(path) as ours:
+            if ours:
+                return fetch() if (found := find()) is None else found
+        _wait(path)
+        if (found := find()) is not None:
+            return found
+    return fetch()  # those before have failed: that need not happen to all, one after another
+
+
+def _leave_to_the_first(path: Path) -> None:
+    end = time.monotonic() + _COURTESY
+    while time.monotonic() < end and not path.exists():
+        time.sleep(_SHORTEST)
+
+
+@contextmanager
+def _lease(path: Path) -> Iterator[bool]:
+    """Hold a lease; False if somebody else does."""
+    try:
+        descriptor = _create(path)
+    except FileExistsError:
+        yield False
+        return
+    except OSError as error:
+        _log.info("%s cannot be written, and nobody will wait: %s", path, error)
+        yield True
+        return
+    stop = threading.Event()
+    beat = threading.Thread(target=_keep_touching, args=(descriptor, stop), daemon=True)
+    beat.start()
+    try:
+        yield True
+    finally:
+        stop.set()
+        beat.join()
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                path.unlink()
+        os.close(descriptor)
+
+
+def _create(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o666)
+    holder = {
+        "host": platform.node(),
+        "machine": _machine(),
+        "pid": os.getpid(),
+        "turn": os.urandom(4).hex(),
+    }
+    with contextlib.suppress(OSError):  # an empty one serves as well
+        os.write(descriptor, json.dumps(holder).encode())
+    return descriptor
+
+
+def _keep_touching(descriptor: int, stop: threading.Event) -> None:
+    while not stop.wait(_BEAT):
+        with contextlib.suppress(OSError, TypeError):  # it was taken over; or not on this system
+            os.utime(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A lease as it was at one moment."""
+
+    data: bytes
+    inode: int
+    touched: int
+
+
+def _look(path: Path) -> _Seen | None:
+    """The lease, if there is one; opened, since that is when NFS asks its server."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            return _Seen(file.read(), status.st_ino, status.st_mtime_ns)
+    except OSError:
+        return None
+
+
+def _wait(path: Path) -> None:
+    """Wait until whoever has a lease gives it back or is taken for dead."""
+    last, since, pause = _look(path), time.monotonic(), _SHORTEST
+    while last and (seen := _look(path)):
+        now = time.monotonic()
+        if last.data not in (b"", seen.data):
+            return  # it was given back, and somebody else is at it
+        if seen != last:
+            last, since = seen, now
+        if _is_dead(seen) or now - since > _STALE:
+            _log.warning("%s: its holder is gone, and is not waited for: %r", path, seen.data)
+            _take_away(path, seen)
+            return
+        time.sleep(pause)
+        pause = min(_LONGEST, pause * 1.5)
+
+
+def _take_away(path: Path, seen: _Seen) -> None:
+    """Remove a lease, unless another one has taken its place meanwhile."""
+    aside = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
+    with contextlib.suppress(OSError):
+        path.rename(aside)
+        if aside.stat().st_ino != seen.inode:
+            with contextlib.suppress(OSError):
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _is_dead(seen: _Seen) -> bool:
+    """Whether the holder was a process of this machine, and is no more."""
+    try:
+        holder: Any = json.loads(seen.data)
+        pid, here = int(holder["pid"]), holder["machine"] == _machine()
+    except (ValueError, KeyError, TypeError):
+        return False
+    return here and sys.platform != "win32" and not _is_alive(pid)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    with contextlib.suppress(OSError, IndexError):  # one that nobody has waited for is dead too
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """What tells those apart whose process numbers mean different things."""
+    text = platform.node()
+    with contextlib.suppress(OSError):
+        text += Path("/proc/sys/kernel/random/boot_id").read_text()
+        text += str(Path("/proc/self/ns/pid").readlink())  # a container counts by itself
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
