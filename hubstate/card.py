@@ -90,13 +90,20 @@ def _facts(manifest: Manifest) -> Iterator[str]:
 
 def _use(repository: str, manifest: Manifest) -> Iterator[str]:
     yield "import hubstate"
+    builder = manifest.builder
+    module = (builder.source or "").partition(":")[0] if builder else ""
+    if builder and ":" not in builder.name and module.partition(".")[0] not in ("", "hubstate"):
+        yield f"import {module}  # it registers {builder.name}"
     yield ""
-    if manifest.builder:
-        arguments = {"pretrained": repository, **manifest.builder.arguments}
-        given = "".join(f", {name}={value!r}" for name, value in arguments.items())
-        yield f"model = hubstate.create_model({manifest.builder.name!r}{given})"
-    else:
+    if builder is None:
         yield f"hubstate.load_pretrained(model, {repository!r})  # model: your own architecture"
+        return
+    given = "".join(f", {name}={value!r}" for name, value in builder.arguments.items())
+    if ":" in builder.name:  # a function that nobody registered knows nothing of pretrained=
+        yield f"model = hubstate.create_model({builder.name!r}{given})"
+        yield f"hubstate.load_pretrained(model, {repository!r})"
+    else:
+        yield f"model = hubstate.create_model({builder.name!r}, pretrained={repository!r}{given})"
 
 
 def config_json(manifest: Manifest) -> dict[str, Json]:

@@ -47,6 +47,7 @@ __all__ = [
     "open_release",
     "publish_files",
     "tag_commit",
+    "target_of",
 ]
 
 _OWN = frozenset({".gitattributes"})  # what a hub server puts in a repository by itself
@@ -242,7 +243,7 @@ def publish_files(
         Offline: the registry is a server, and no request is allowed.
         Unreachable: the registry cannot be reached or written, or a file not be read.
     """
-    target = _target(repo, branch)
+    target = target_of(repo, branch)
     endpoint = open_registry(registry)
     changes: Changes = dict(files)
     if not keep:
@@ -259,7 +260,12 @@ def publish_files(
     )
 
 
-def _target(repo: str | Reference, branch: str) -> Reference:
+def target_of(repo: str | Reference, branch: str) -> Reference:
+    """The branch of a repository, as what is to be published to.
+
+    Raises:
+        InvalidReference: the repository's name cannot be read, or it has a revision.
+    """
     if isinstance(repo, str) and "@" in repo:
         raise InvalidReference(f"{repo!r}: expected a repository alone; the branch is an argument")
     return Reference.parse(repo).at(branch)

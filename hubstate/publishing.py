@@ -21,9 +21,9 @@ from typing import Any, Literal
 from torch import nn
 
 from hubstate.difference import Difference, compare
-from hubstate.errors import GateRefused, RepositoryNotFound, RevisionNotFound
+from hubstate.errors import GateRefused, InvalidSetting, RepositoryNotFound, RevisionNotFound
 from hubstate.gate import pass_gate
-from hubstate.hub import open_release, publish_files, tag_commit
+from hubstate.hub import open_registry, open_release, publish_files, tag_commit, target_of
 from hubstate.manifest import Json, Manifest
 from hubstate.progress import step
 from hubstate.reference import Reference
@@ -72,7 +72,10 @@ class Publication:
 
     def __str__(self) -> str:
         if self.action == "unchanged":
-            return f"{self.repository}: nothing to publish, {self.commit} is this very release"
+            named = f", named {self.tag}" if self.tag else ""
+            return (
+                f"{self.repository}: nothing to publish, {self.commit} is this very release{named}"
+            )
         verb = "would publish" if self.action == "planned" else "published"
         name = self.repository if self.action == "planned" else self.reference
         tag = f" as {self.tag}" if self.tag else ""
@@ -142,9 +145,19 @@ def publish(
         GateRefused: the release is not fit to be published; `.problems` has every reason.
         Conflict: somebody else moved the branch, or the tag names another commit.
         InvalidWeights: a tensor's dtype or layout cannot be stored; the path is named.
-        InvalidReference: the repository's name cannot be read.
-        Unreachable: the registry does not answer.
+        InvalidReference: the repository's name cannot be read, or has a revision.
+        InvalidSetting: an argument means nothing.
+        TypeError: the model is no module, or the builder no name.
+        ValueError: a lazy, sharded or packed module, whose values cannot be told; by path.
+        Offline: the registry is a server, and no request is allowed.
+        Unreachable: the registry does not answer, or the temporary folder is full.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"publish takes a torch.nn.Module, not a {type(model).__name__}")
+    if isinstance(labels, str):
+        raise InvalidSetting(f"labels: expected a list of names, found one text, {labels!r:.60}")
+    target = target_of(repository, branch)
+    open_registry(registry)  # one that cannot be asked is told before anything is written
     meaning = Description(
         builder=None if weights_only else recorded_builder(model, builder, arguments),
         license=license,
@@ -159,7 +172,6 @@ def publish(
     )
     if problems := refusals(model, meaning, allow_nonfinite=allow_nonfinite):
         raise GateRefused(problems)
-    target = Reference(repo=Reference.parse(repository).repo, revision=branch)
     with tempfile.TemporaryDirectory(prefix="hubstate-publish-") as folder:
         with step("writing and hashing the weights"):
             manifest = stage(model, Path(folder), meaning, repository=target.repo)

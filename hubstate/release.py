@@ -84,6 +84,7 @@ class Release:
         names = sorted(self.source.infos)
         if files is None:
             return names
+        files = [files] if isinstance(files, str) else files
         chosen: dict[str, None] = {}
         for pattern in files:
             matches = [pattern] if pattern in self.source.infos else fnmatch.filter(names, pattern)

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hubstate.blobs import reachable
 from hubstate.card import config_json, model_card
-from hubstate.errors import GateRefused
+from hubstate.errors import GateRefused, InvalidSetting
 from hubstate.loading import describe
 from hubstate.manifest import (
     NAME,
@@ -28,8 +29,10 @@ from hubstate.manifest import (
 )
 from hubstate.probe import make_probe
 from hubstate.walk import tensors_of
+from hubstate.walk.plain import fields_of, plain
+from hubstate.walk.traits import has_extra, unwrap
 from hubstate.weights import save_weights
-from hubstate.zoo.builders import builder_record, preprocessing_of
+from hubstate.zoo.builders import builder_record, preprocessing_of, registered
 
 __all__ = ["WEIGHTS", "Description", "preprocessing_of", "recorded_builder", "refusals", "stage"]
 
@@ -61,8 +64,16 @@ def recorded_builder(
 ) -> BuilderRecord | None:
     """The builder that was named, or else the one that made the model, or None."""
     if builder is None:
+        if arguments is not None:
+            raise InvalidSetting("arguments: they are a builder's, and no builder is named")
         return builder_record(model)
+    if not isinstance(builder, str):
+        raise TypeError(
+            f"builder is a name or 'package.module:function', not a {type(builder).__name__}"
+        )
     source = builder if ":" in builder else None
+    if builder in registered():
+        source = registered()[builder].registration.source
     return BuilderRecord(name=builder, arguments=dict(arguments or {}), source=source)
 
 
@@ -73,17 +84,20 @@ def refusals(model: nn.Module, meaning: Description, *, allow_nonfinite: bool) -
     if not any(tensor.numel() for tensor in tensors.values()):
         problems.append("the model has no tensor with a value in it")
     problems += _refused_names(list(tensors))
+    problems += _refused_extras(unwrap(model))
     if not allow_nonfinite:
         problems += _nonfinite(tensors)
     return problems
 
 
 def _refused_meaning(meaning: Description) -> Iterator[str]:
-    if not _LICENSE.match(meaning.license):
+    if not isinstance(meaning.license, str) or not _LICENSE.match(meaning.license):
         yield (
             f"license: expected an SPDX identifier such as apache-2.0, mit or other, "
             f"found {meaning.license!r}"
         )
+    for name in ("metrics", "preprocessing", "provenance"):
+        yield from _refused_values(name, getattr(meaning, name))
     if meaning.builder is None and not meaning.weights_only:
         yield (
             "builder: nothing can rebuild this model: make it with a registered builder, name "
@@ -94,6 +108,27 @@ def _refused_meaning(meaning: Description) -> Iterator[str]:
             f"builder: {meaning.builder.name} is defined in the script that is running, where "
             "nobody else can import it: move it to a module, or pass weights_only=True"
         )
+    elif (
+        meaning.builder and meaning.builder.source is None and meaning.builder.name in registered()
+    ):
+        yield (
+            f"builder: {meaning.builder.name} is defined inside a function, where nobody else can "
+            "import it: move it to the top of its module, or pass weights_only=True"
+        )
+
+
+def _refused_values(field: str, values: object) -> Iterator[str]:
+    if not isinstance(values, Mapping):
+        yield f"{field}: expected a mapping, found a {type(values).__name__}"
+        return
+    for name, value in values.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            yield (
+                f"{field}.{name}: expected finite numbers, text, None, or lists and mappings of "
+                f"these, found {value!r:.60}, a {type(value).__name__}"
+            )
 
 
 def _refused_names(names: list[str]) -> Iterator[str]:
@@ -107,17 +142,44 @@ def _refused_names(names: list[str]) -> Iterator[str]:
         )
 
 
+def _refused_extras(model: nn.Module) -> Iterator[str]:
+    for path, module in model.named_modules():
+        value = module.get_extra_state() if has_extra(module) else None
+        if not isinstance(value, torch.Tensor):
+            for lost in _lost(value, f"{path}._extra_state" if path else "_extra_state"):
+                yield (
+                    f"{lost}: a release cannot keep it: get_extra_state() may return a tensor, or "
+                    "plain data that holds none"
+                )
+
+
+def _lost(value: object, path: str) -> Iterator[str]:
+    """The paths of what would come back as nothing."""
+    fields = fields_of(value, path)
+    if fields is None and plain(value, path=path, lost=[])[0] == "opaque":
+        yield path
+    for name, item in (fields or {}).items():
+        yield from _lost(item, f"{path}.{name}")
+
+
 def _nonfinite(tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
     for name, tensor in tensors.items():
-        if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta:
-            continue
-        whole = tensor.float() if tensor.element_size() == 1 else tensor  # fp8 has no isfinite
-        bad = tensor.numel() - int(torch.isfinite(whole).sum())
-        if bad:
+        if bad := _bad_values(tensor):
             yield (
                 f"{name}: {bad} of {tensor.numel()} values are NaN or infinite "
                 "(allow_nonfinite=True, --allow-nonfinite, publishes them)"
             )
+
+
+def _bad_values(tensor: torch.Tensor) -> int:
+    real = tensor.is_floating_point() or tensor.is_complex()
+    if not real or tensor.is_meta or tensor.layout != torch.strided:
+        return 0
+    try:
+        whole = tensor.float() if tensor.element_size() == 1 else tensor  # fp8 has no isfinite
+    except NotImplementedError:  # nor can it be stored: it is refused by name when it is written
+        return 0
+    return tensor.numel() - int(torch.isfinite(whole).sum())
 
 
 def stage(model: nn.Module, folder: Path, meaning: Description, *, repository: str) -> Manifest:
@@ -126,7 +188,13 @@ def stage(model: nn.Module, folder: Path, meaning: Description, *, repository: s
     Raises:
         InvalidWeights: a tensor that safetensors cannot store; the path is named.
         GateRefused: a probe that cannot be recorded.
+        Unreachable: the folder cannot be written.
     """
+    with reachable(f"the release cannot be put together in {folder} (TMPDIR names another place)"):
+        return _stage(model, folder, meaning, repository)
+
+
+def _stage(model: nn.Module, folder: Path, meaning: Description, repository: str) -> Manifest:
     path = folder / WEIGHTS
     save_weights(path, tensors_of(model), metadata={"format": "pt"})
     manifest = Manifest(
@@ -152,9 +220,11 @@ def _probe(model: nn.Module, meaning: Description) -> Probe | None:
     shape = meaning.probe
     size = meaning.preprocessing.get("input_size")
     if shape is None and isinstance(size, list | tuple):
-        shape = (2, *(int(str(side)) for side in size))
+        shape = (2, *size)
     if shape is None:
         return None
+    if not all(isinstance(side, int) and side > 0 for side in shape):
+        raise GateRefused([f"probe: expected a shape of positive integers, found {shape}"])
     try:
         return make_probe(model, shape, dtype=meaning.probe_dtype)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:

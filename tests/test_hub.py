@@ -223,6 +223,7 @@ def test_opening_fetches_the_manifest_only(files: dict[str, bytes], server: Serv
 def test_files_are_chosen_by_name_and_by_pattern(files: dict[str, bytes]) -> None:
     publish({**files, "onnx/a.json": b"1"})
     assert set(hub.fetch("org/name", files=["*.json"]).paths) == {"hubstate.json", "onnx/a.json"}
+    assert set(hub.fetch("org/name", files="README.md").paths) >= {"README.md"}
     release = hub.fetch("org/name", files=["README.md"])
     assert set(release.paths) == {"README.md", "hubstate.json"}
     with pytest.raises(FileNotInRelease, match=r"no file '\*\.bin'; it has README\.md"):

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
-from toys import Tied, Toy, drifting, fickle, toy
+from toys import Tied, Toy, drifting, fickle, tied, toy
 
 import hubstate
-from hubstate.errors import Conflict, GateRefused, InvalidReference, RepositoryNotFound
+from hubstate.errors import (
+    Conflict,
+    GateRefused,
+    InvalidReference,
+    InvalidSetting,
+    InvalidWeights,
+    Offline,
+    RepositoryNotFound,
+    Unreachable,
+)
 from hubstate.publishing import Publication, publish
 
 NAME = "org/toy"
@@ -206,6 +218,126 @@ def test_ties_are_stored_once_and_stay_tied() -> None:
     hubstate.load_pretrained(fresh, NAME)
     assert fresh.out.weight is fresh.embed.weight
     assert torch.equal(fresh.embed.weight, model.embed.weight)
+
+
+class Keeping(nn.Module):
+    """A module with whatever extra state it is given."""
+
+    def __init__(self, extra: object) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+        self._extra = extra
+
+    def get_extra_state(self) -> object:
+        return self._extra
+
+    def set_extra_state(self, state: object) -> None:
+        self._extra = state
+
+
+def test_extra_state_that_would_come_back_as_nothing_is_refused() -> None:
+    with pytest.raises(GateRefused) as refused:
+        push(nn.Sequential(Keeping({"a": {1, 2}, "b": [torch.ones(2)]})), weights_only=True)
+    assert [problem.partition(":")[0] for problem in refused.value.problems] == [
+        "0._extra_state.a",
+        "0._extra_state.b.0",
+    ]
+
+
+@pytest.mark.parametrize("extra", [torch.ones(2), {"a": (1, 2.5, None)}, "text"])
+def test_extra_state_that_is_published_comes_back(extra: object) -> None:
+    push(Keeping(extra), weights_only=True)
+    fresh = Keeping(None)
+    hubstate.load_pretrained(fresh, NAME)
+    assert str(fresh._extra) == str(extra)
+
+
+def test_what_a_manifest_cannot_hold_is_named_at_once() -> None:
+    with pytest.raises(GateRefused) as refused:
+        push(
+            trained(),
+            metrics={"loss": float("nan"), "accuracy": torch.tensor(0.5), "f1": 0.5},
+            provenance=["here"],
+        )
+    assert [problem.partition(":")[0] for problem in refused.value.problems] == [
+        "metrics.loss",
+        "metrics.accuracy",
+        "provenance",
+    ]
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (-1, 3, 8, 8), (1.5, 3, 8, 8)])
+def test_a_probe_that_would_prove_nothing_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(GateRefused, match="positive integers"):
+        push(trained(), probe=shape)
+
+
+def test_arguments_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(InvalidSetting, match="labels"):
+        push(trained(), labels="abcd")
+    with pytest.raises(InvalidSetting, match="arguments"):
+        push(trained(), arguments={"width": 9})
+    with pytest.raises(TypeError, match="not a function"):
+        push(trained(), builder=toy)
+    with pytest.raises(TypeError, match="not a dict"):
+        publish({}, NAME, license="mit")  # type: ignore[arg-type]
+    with pytest.raises(GateRefused, match="license"):
+        publish(trained(), NAME, license=None)  # type: ignore[arg-type]
+
+
+def test_a_revision_is_no_part_of_what_is_published_to() -> None:
+    with pytest.raises(InvalidReference, match="branch"):
+        publish(trained(), f"{NAME}@dev", license="mit")
+    with pytest.raises(RepositoryNotFound):
+        hubstate.fetch(NAME)
+
+
+def test_a_builder_inside_a_function_is_refused_for_what_it_is() -> None:
+    @hubstate.register_model(name="inner-toy")
+    def inner() -> nn.Module:
+        return nn.Linear(3, 2)
+
+    with pytest.raises(GateRefused, match="inside a function"):
+        push(inner())
+
+
+def test_a_registered_builder_of_another_module_is_named_by_its_name() -> None:
+    assert push(trained(), builder="toy").action == "published"
+
+
+def test_a_tensor_that_cannot_be_stored_is_named() -> None:
+    model = nn.ParameterDict({"a": nn.Parameter(torch.eye(3).to_sparse())})
+    with pytest.raises(InvalidWeights, match="a: "):
+        push(model, weights_only=True)
+
+
+def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("hubstate.staging.save_weights", full)
+    with pytest.raises(Unreachable, match=r"(?s)TMPDIR.*No space left"):
+        push(trained())
+
+
+def test_no_server_is_asked_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBSTATE_OFFLINE", "1")
+    with pytest.raises(Offline, match="forbids every request"):
+        push(trained(), registry="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(("make", "builder"), [(toy, None), (tied, "toys:tied")])
+def test_the_code_of_a_card_runs(
+    make: Callable[[], nn.Module], builder: str | None, tmp_path: Path
+) -> None:
+    model = make()
+    push(model, builder=builder, preprocessing={})
+    card = hubstate.fetch(NAME).path("README.md").read_text()
+    code = tmp_path / "use.py"
+    code.write_text(card.partition("```python\n")[2].partition("```")[0])
+    again = runpy.run_path(str(code))["model"]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
 
 
 def test_a_dry_run_shows_the_difference_and_publishes_nothing() -> None:

@@ -41,7 +41,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in names if fnmatchcase(name, pattern))
 
 
-def create_model(name: str, **arguments: Any) -> nn.Module:
+def create_model(name: str, /, **arguments: Any) -> nn.Module:
     """Build a model by the name of its builder.
 
     Args:
@@ -123,7 +123,7 @@ def _import(path: str) -> Builder[Any]:
         found: Any = import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UnknownModel(f"the builder {path} cannot be imported: {error}") from error
     if not callable(found):
         raise UnknownModel(f"the builder {path} is a {type(found).__name__}, not a function")
