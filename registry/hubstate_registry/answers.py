@@ -11,16 +11,17 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from hubstate_registry.auth import Principal
 
 __all__ = ["Answers", "Key", "key_of"]
 
-Key = tuple[str, bytes, bytes, str, str, str]
+Key = tuple[str, bytes, bytes, str, bytes, str]
 _MOST_BYTES, _MOST = 32 << 20, 4096
 
 
@@ -33,6 +34,8 @@ class Answers:
         )
         self._version: int | None = None
         self._bytes = 0
+        self.facts: dict[object, object] = {}
+        """What routes have found out since the version; another one for each version."""
         self._answers: dict[Key, Response] = {}
         self._principals: dict[bytes, Principal] = {}
 
@@ -84,16 +87,15 @@ class Answers:
     def _clear(self) -> None:
         self._answers.clear()
         self._principals.clear()
+        self.facts = {}  # a route that still runs goes on with the old one, and harms nobody
         self._bytes = 0
 
 
-def key_of(request: Request, principal: Principal) -> Key | None:
+def key_of(scope: Scope, headers: Mapping[bytes, bytes], principal: Principal) -> Key | None:
     """What an answer may depend on; None if it may depend on more."""
-    headers = request.headers
-    if "if-none-match" in headers:
+    if b"if-none-match" in headers:
         return None
-    scope = request.scope
-    place = headers.get("host", "")
+    place = headers.get(b"host", b"")
     return (
         scope["method"],
         scope["raw_path"],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -26,7 +26,12 @@ from hubstate_registry.storage.trees import Tree
 if TYPE_CHECKING:
     from hubstate_registry.dispatch import Rule
 
-__all__ = ["Call", "Extension", "Moved", "Registry"]
+__all__ = ["Call", "Extension", "Later", "Moved", "Registry"]
+
+T = TypeVar("T")
+_MOST_FACTS = 10_000
+_MOST_LETTERS = 200  # of a revision whose commit is remembered
+_FEW = 500  # files of a tree that take no time worth a thread
 
 
 class Extension(Protocol):
@@ -67,6 +72,17 @@ class Moved(Exception):
         self.location = location
 
 
+class Later(Exception):
+    """Memory alone cannot answer this: let a thread answer it from the database."""
+
+
+class _NoDatabase:
+    """Stands for a connection where there shall be none."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise Later
+
+
 @dataclass(slots=True, kw_only=True)
 class Call:
     """One request, read as far as all routes need it."""
@@ -79,6 +95,10 @@ class Call:
     """The parsed JSON or form, where the rule says that there is one."""
     raw_repo: str = ""
     """The repository's id as it stands in the path, percent-encoded."""
+    facts: dict[object, object] | None = None
+    """What is known since the database last changed, where the answer may rest on that."""
+    in_memory: bool = False
+    """Whether this runs in the event loop, where nothing may wait, not even for the database."""
 
     @property
     def storage(self) -> Storage:
@@ -93,7 +113,13 @@ class Call:
         return Actor(user=user, token=self.principal.token, request=request)
 
     def read(self) -> AbstractContextManager[Connection]:
-        """A view of the database."""
+        """A view of the database.
+
+        Raises:
+            Later: something needs it that must not wait for it.
+        """
+        if self.in_memory:
+            return nullcontext(cast(Connection, _NoDatabase()))
         return self.storage.database.read()
 
     def write(self) -> AbstractContextManager[Connection]:
@@ -149,7 +175,7 @@ class Call:
             Unauthorized: the caller has no token and needs one.
             Forbidden: the caller may read it and not do this.
         """
-        found = repositories.find(connection, id)
+        found = self.known(("repository", id), lambda: repositories.find(connection, id))
         if found is None or not self.may_read(found):
             raise RepoNotFound(str(id))
         if role > Role.READ:
@@ -203,7 +229,13 @@ class Call:
         revision = self.params.get("revision") or "main"
         if not encodes(revision) or "\0" in revision:
             raise BadRequest(f"no revision is called {shorten(revision)}")
-        return references.resolve(connection, repository, revision=revision)
+
+        def resolve() -> str:
+            return references.resolve(connection, repository, revision=revision)
+
+        if len(revision) > _MOST_LETTERS:
+            return resolve()
+        return self.known(("commit", repository.number, revision), resolve)
 
     def tree(self, connection: Connection, repository: Repository) -> tuple[str, Tree]:
         """The commit of the path's revision, and its files.
@@ -212,7 +244,19 @@ class Call:
             RevisionNotFound: there is none.
         """
         commit = self.commit(connection, repository)
-        return commit, self.storage.tree(connection, repository, commit=commit)
+        tree = self.storage.tree(connection, repository, commit=commit)
+        if self.in_memory and len(tree) > _FEW:
+            raise Later
+        return commit, tree
+
+    def known(self, key: Hashable, find: Callable[[], T]) -> T:
+        """What is known, or what is found now, and then known until the database changes."""
+        if self.facts is not None and key in self.facts:
+            return cast(T, self.facts[key])
+        found = find()
+        if self.facts is not None and len(self.facts) < _MOST_FACTS:
+            self.facts[key] = found
+        return found
 
     def _location(self, id: RepoId) -> str:
         path = self.request.scope["raw_path"].decode("latin-1")

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from hubstate_registry.answers import Answers, key_of
 from hubstate_registry.auth import ANONYMOUS, Principal
-from hubstate_registry.context import Call, Moved, Registry
+from hubstate_registry.context import Call, Later, Moved, Registry
 from hubstate_registry.errors import BadRequest, NoSuchRoute, RegistryError, Unauthorized
 from hubstate_registry.limits import check_headers, read_body
 from hubstate_registry.names import RESERVED
@@ -35,6 +35,7 @@ Waiting = Callable[[Call], Awaitable[Response]]
 _WORDS = "|".join(sorted(map(re.escape, RESERVED)))
 _REPO = rf"(?P<repo>[^/]+(?:/(?!(?:{_WORDS})(?:/|$))[^/]+)?)"
 _FORM_FIELDS = 10_000
+_PATHS = 4096  # whose routes are remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class Dispatcher:
         self.registry = registry
         self.answers = Answers(registry.storage.database.path)
         self._rules: dict[str, list[tuple[re.Pattern[str], Rule]]] = {}
+        self._found: dict[tuple[str, bytes], tuple[Rule, re.Match[str]]] = {}
         for rule in rules:
             compiled = (re.compile(_regex(rule.pattern)), rule)
             self._rules.setdefault(rule.method, []).append(compiled)
@@ -80,8 +82,10 @@ class Dispatcher:
             scope["state"]["route"] = rule.pattern
             request = Request(scope, receive)
             version = self.answers.refresh()
-            principal = await self._admit(request, rule, version=version)
-            key = key_of(request, principal) if rule.kept else None
+            headers = dict(reversed(scope["headers"]))  # of several, the first counts
+            secret = headers.get(b"authorization", b"")
+            principal = await self._admit(request, rule, header=secret, version=version)
+            key = key_of(scope, headers, principal) if rule.kept else None
             response = self.answers.get(key)
             if response is None:
                 call = await self._call(request, principal, rule=rule, match=match)
@@ -94,10 +98,17 @@ class Dispatcher:
             return refusal(error)
 
     def _match(self, scope: Scope) -> tuple[Rule, re.Match[str]]:
-        path = scope["raw_path"].decode("latin-1")
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        found = self._found.get((method, scope["raw_path"]))
+        if found is not None:
+            return found
+        path = scope["raw_path"].decode("latin-1")
         for regex, rule in self._rules.get(method, ()):
             if match := regex.fullmatch(path):
+                if len(self._found) >= _PATHS:
+                    self._found.clear()
+                if rule.kept and len(path) < 1000:
+                    self._found[method, scope["raw_path"]] = rule, match
                 return rule, match
         allowed = [
             rule.method
@@ -109,9 +120,13 @@ class Dispatcher:
             raise _method_not_allowed(allowed)
         raise NoSuchRoute("This registry does not serve that; docs/protocol.md lists what it does")
 
-    async def _admit(self, request: Request, rule: Rule, *, version: int) -> Principal:
+    async def _admit(
+        self, request: Request, rule: Rule, *, header: bytes, version: int
+    ) -> Principal:
         """Find out who is calling, and count the call."""
-        principal = ANONYMOUS if rule.open else await self._principal(request, version=version)
+        principal = ANONYMOUS
+        if header and not rule.open:
+            principal = await self._principal(request, header=header, version=version)
         request.scope["state"]["user"] = principal.user
         if rule.pattern not in ("/healthz", "/readyz"):
             self.registry.requests.take(principal.token or _address(request))
@@ -127,10 +142,11 @@ class Dispatcher:
             params={name: _decode(value) for name, value in match.groupdict("").items()},
             raw_repo=match.groupdict("").get("repo", ""),
             body=await self._body(request.scope, request.receive, rule=rule),
+            facts=self.answers.facts if rule.kept else None,
         )
 
-    async def _principal(self, request: Request, *, version: int) -> Principal:
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    async def _principal(self, request: Request, *, header: bytes, version: int) -> Principal:
+        scheme, _, secret = header.decode("latin-1").partition(" ")
         if not scheme:
             return ANONYMOUS
         secret = secret.strip() if scheme.lower() == "bearer" else ""
@@ -165,6 +181,12 @@ class Dispatcher:
 async def _handle(rule: Rule, call: Call) -> Response:
     if rule.waits:
         return await cast(Waiting, rule.handler)(call)
+    if rule.kept:
+        try:
+            call.in_memory = True
+            return cast(Plain, rule.handler)(call)
+        except Later:
+            call.in_memory = False
     return await anyio.to_thread.run_sync(cast(Plain, rule.handler), call)
 
 

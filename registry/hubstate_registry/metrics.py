@@ -46,6 +46,17 @@ class Metrics:
             "hubstate_registry_commits_total", "Commits made.", registry=self.collectors
         )
 
+        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def note(self, route: str, method: str, status: int, *, seconds: float) -> None:
+        """Count one answer."""
+        series = self._series.get((route, method, status))
+        if series is None:
+            series = self.requests.labels(route, method, str(status)), self.seconds.labels(route)
+            self._series[route, method, status] = series
+        series[0].inc()
+        series[1].observe(seconds)
+
     def render(self) -> bytes:
         """The text exposition format, version 0.0.4."""
         return generate_latest(self.collectors)

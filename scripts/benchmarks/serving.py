@@ -1,0 +1,167 @@
+"""Servers as processes of their own, to be measured from outside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["CLIENT", "Server", "environment", "nginx", "python_server", "registry"]
+
+# What every client's code begins with: what a server has used, and a client that costs little.
+CLIENT = """
+import json, os, re, socket, sys, time
+TICK = os.sysconf("SC_CLK_TCK")
+def tree(pid):
+    children = [pid]
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children") as file:
+            children += [n for c in file.read().split() for n in tree(int(c))]
+    return children
+def used(pid):
+    total = 0.0
+    for one in tree(int(pid)):
+        with open(f"/proc/{one}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / TICK
+    return total
+def connect(port):
+    made = socket.create_connection(("127.0.0.1", int(port)))
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made
+"""
+
+BARE = """
+import sys
+from pathlib import Path
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import FileResponse, JSONResponse
+from starlette.routing import Route
+from hubstate_registry.patience import PatientProtocol
+CONTENT = {content}
+async def info(request):
+    return JSONResponse(CONTENT)
+async def file(request):
+    return FileResponse(sys.argv[2])
+routes = [Route("/api/models/{{org}}/{{name}}", info), Route("/file", file)]
+uvicorn.run(Starlette(routes=routes), port=int(sys.argv[1]), http=PatientProtocol,
+            access_log=False, log_level="warning", server_header=False)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A running server."""
+
+    port: int
+    pid: int
+    token: str = ""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def peak(self) -> float:
+        """The most memory that it ever had, in bytes."""
+        with Path(f"/proc/{self.pid}/status").open() as file:
+            return next(1024.0 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+
+
+def environment(server: Server, home: Path, **more: str) -> dict[str, str]:
+    """What a process of the stock client needs, and nothing of this machine's user."""
+    return {
+        "HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "HF_ENDPOINT": server.url,
+        "HF_TOKEN": server.token,
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        **more,
+    }
+
+
+@contextmanager
+def registry(folder: Path, *options: str, token: str = "") -> Iterator[Server]:
+    """The registry as it is served by default; a folder that has a token takes that."""
+    port = _free_port()
+    command = ["-m", "hubstate_registry", "serve", str(folder), "--rate-limit", "0"]
+    with _process([sys.executable, *command, "--port", str(port), *options], port) as process:
+        assert process.stdout is not None
+        token = token or process.stdout.readline().decode().rpartition(" ")[2].strip()
+        yield Server(port=port, pid=process.pid, token=token)
+
+
+@contextmanager
+def python_server(content: object, file: Path) -> Iterator[Server]:
+    """A Starlette route and a FileResponse, on the same web server with the same settings."""
+    port, code = _free_port(), BARE.format(content=repr(content))
+    with _process([sys.executable, "-c", code, str(port), str(file)], port) as process:
+        yield Server(port=port, pid=process.pid)
+
+
+@contextmanager
+def nginx(folder: Path, sites: str) -> Iterator[Server]:
+    """nginx with these contents of its ``server`` block; ``sites`` leaves out ``listen``."""
+    port, place = _free_port(), folder / "nginx"
+    place.mkdir()
+    user = "user root;" if os.geteuid() == 0 else ""
+    (place / "nginx.conf").write_text(
+        f"daemon off; pid {place}/pid; error_log {place}/error.log; {user}\n"
+        "events { worker_connections 512; }\n"
+        f"http {{ access_log off; sendfile on; client_body_temp_path {place}/body;"
+        f" proxy_temp_path {place}/proxy; fastcgi_temp_path {place}/fastcgi;"
+        f" uwsgi_temp_path {place}/uwsgi; scgi_temp_path {place}/scgi;\n"
+        f"server {{ listen 127.0.0.1:{port};\n{sites}\n}} }}\n"
+    )
+    program = find_nginx()
+    assert program is not None
+    command = [program, "-p", str(place), "-c", str(place / "nginx.conf"), "-e", f"{place}/early"]
+    with _process(command, port) as process:
+        yield Server(port=port, pid=process.pid)
+
+
+def find_nginx() -> str | None:
+    """The program, if there is one: Debian keeps it where users do not look."""
+    return shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+
+
+@contextmanager
+def _process(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        while not _answers(port):
+            if process.poll() is not None:
+                raise SystemExit(f"a server did not start: {command}")
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
