@@ -142,12 +142,22 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
         yield copy.deepcopy(model).to("cpu", torch.float32).eval()
         return
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     model.eval()
     try:
         yield model
     finally:
         for module, training in modes:
             module.training = training
+        for module, name, buffer, before in buffers:  # a forward may count, or move an average
+            module._buffers[name] = buffer
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
 
 
 def _floating(tensor: torch.Tensor) -> bool:

@@ -61,6 +61,28 @@ def test_a_model_passes_its_own_probe_and_is_left_as_it_was() -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+def test_a_forward_that_changes_buffers_is_undone() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+            self.register_buffer("calls", torch.zeros(1))
+            self.register_buffer("last", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            self.last = x.mean()
+            answer: torch.Tensor = self.fc(x) + self.calls
+            return answer
+
+    model = Counting()
+    last = model.last
+    probe = make_probe(model, (2, 3))
+    assert check_probe(model, probe) == []
+    assert model.calls.item() == 0
+    assert model.last is last
+
+
 def test_the_tolerance_holds_across_threads_layouts_and_algorithms() -> None:
     model = network()
     probe = make_probe(model, (2, 3, 8, 8))
