@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from hubstate.reference import Reference
 from hubstate.weights import map_weights, read_weights
 
 if TYPE_CHECKING:
+    from hubstate.adapting import Adaptation
     from hubstate.transforms import Rules as Transforms
     from hubstate.transforms import Transformation
 
@@ -43,6 +44,8 @@ def load_pretrained(
     strict: bool = True,
     rename: Rules | None = None,
     transforms: Transforms | None = None,
+    migrations: Mapping[str, Transforms] | None = None,
+    adapt: Mapping[str, int] | None = None,
     prefault: bool = False,
     copy: bool = False,
     registry: str | None = None,
@@ -61,6 +64,10 @@ def load_pretrained(
         rename: regular expressions and their replacements for the release's names.
         transforms: rules that make the model's tensors of the release's, before ``rename``; see
             ``hubstate.transforms``.
+        migrations: transforms by the structure hash of the releases that they are for; where one
+            is for this release, it is applied before ``transforms``.
+        adapt: ``num_classes`` and ``in_chans`` of the model, where those of the release may be
+            others; see ``hubstate.adapting``. The report names each tensor that this touches.
         prefault: read the mapped pages now, instead of in the first forward (Linux).
         copy: read into memory of the process's own instead of mapping the file.
         registry: a folder or URL instead of the configured registry.
@@ -88,6 +95,8 @@ def load_pretrained(
             strict=strict,
             rename=rename,
             transforms=transforms,
+            migrations=migrations,
+            adapt=adapt,
             prefault=prefault,
             copy=copy,
         )
@@ -101,13 +110,20 @@ def load_release(
     strict: bool = True,
     rename: Rules | None = None,
     transforms: Transforms | None = None,
+    migrations: Mapping[str, Transforms] | None = None,
+    adapt: Mapping[str, int] | None = None,
     prefault: bool = False,
     copy: bool = False,
 ) -> LoadReport:
     """As :func:`load_pretrained`, from a release that is open already."""
     entries = tuple(entries_of(release))
     try:
-        there, offered = _transformed(entries, transforms)
+        rules = [*_migration(release, migrations), *(transforms or ())]
+        there, offered = _transformed(entries, rules)
+        adaptation = _adaptation(model, offered, adapt, release) if adapt else None
+        if adaptation is not None:
+            filter = adaptation.narrow(filter)
+            there, offered = _transformed(entries, [*rules, *adaptation.rules])
         plan = plan_entries(model, offered, filter=filter, strict=strict, rename=rename, fresh=True)
         wanted = plan.wanted if there is None else there.needs(plan.wanted)
         tensors: dict[str, Tensor] = {}
@@ -118,13 +134,30 @@ def load_release(
         if there is not None:
             tensors |= {e.path: tensors[e.tied_to] for e in entries if e.tied_to in tensors}
             tensors = there.apply(tensors, names=plan.wanted)
-        return assign_tensors(plan, tensors)
+        report = assign_tensors(plan, tensors)
+        return report if adaptation is None else adaptation.tell(report)
     except StructureMismatch as error:
         raise StructureMismatch(error.issues, where=str(release.reference)) from None
 
 
+def _migration(release: Release, migrations: Mapping[str, Transforms] | None) -> Transforms:
+    if not migrations or release.manifest is None:
+        return ()
+    return migrations.get(str(release.manifest.structure_hash), ())
+
+
+def _adaptation(
+    model: nn.Module, offered: Iterable[Entry], adapt: Mapping[str, int], release: Release
+) -> Adaptation:
+    from hubstate.adapting import find_adaptation
+
+    builder = release.manifest.builder if release.manifest else None
+    stated = builder.arguments if builder else {}
+    return find_adaptation(model, offered, adapt, stated=stated)
+
+
 def _transformed(
-    entries: tuple[Entry, ...], transforms: Transforms | None
+    entries: tuple[Entry, ...], transforms: Transforms
 ) -> tuple[Transformation | None, tuple[Entry, ...]]:
     if not transforms:
         return None, entries

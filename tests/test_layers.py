@@ -32,6 +32,7 @@ TORCH = [
     "building",
     "probe",
     "deviation",
+    "adapting",
 ]
 BOTH = ["pretrained", "zoo", "gate", "staging", "publishing", "pinning", "warm", "convert"]
 DOORS = ["__init__", "cli", "__main__"]

@@ -211,7 +211,7 @@ def test_the_signature_shows_both_the_function_s_arguments_and_the_builder_s() -
     assert list(parameters) == [
         "pretrained",
         *("num_classes", "in_chans", "width", "zero_init_residual"),
-        *("filter", "strict", "prefault", "copy"),
+        *("filter", "strict", "adapt", "prefault", "copy"),
     ]
     assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
     assert parameters["num_classes"].default == 10
@@ -228,7 +228,9 @@ def test_further_keywords_are_passed_on() -> None:
     assert record is not None and record.arguments == {"size": 2, "out_features": 3}
 
 
-@pytest.mark.parametrize("reserved", ["pretrained", "filter", "strict", "prefault", "copy"])
+@pytest.mark.parametrize(
+    "reserved", ["pretrained", "filter", "strict", "adapt", "prefault", "copy"]
+)
 def test_a_reserved_argument_is_refused(reserved: str) -> None:
     namespace: dict[str, Any] = {}
     exec(f"def zz(*, {reserved}=1): ...", namespace)  # noqa: S102

@@ -18,6 +18,7 @@ applied in turn, each to what the one before it left::
     {"fuse": ["(.*)\\.w1", "(.*)\\.w2"], "to": "\\1.w12", "axis": 0}
     {"fold": "(.*)\\.bn", "into": "\\1.conv", "eps": 1e-5}    batch normalisation into a layer
     {"drop": ".*\\.num_batches_tracked"}
+    {"channels": "stem\\.weight", "count": 1}    summed to one; or repeated in turn, and scaled
     {"fallback": "(.*)\\.head\\.bias", "to": "\\1.head_dist.bias", "value": 0}
 
 ``fallback`` makes a tensor where there is none: a copy of the one that it matches, or of its

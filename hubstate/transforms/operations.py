@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hubstate.transforms.rules import (
+    Channels,
     Drop,
     Fallback,
     Flip,
@@ -302,3 +303,19 @@ def _fallback(rule: Fallback, nodes: Mapping[str, Node]) -> Outcome:
 
 def _filled(node: Node, value: float) -> Node:
     return _made(lambda tensor: torch.full_like(tensor, value), node)
+
+
+@apply_rule.register
+def _channels(rule: Channels, nodes: Mapping[str, Node]) -> Outcome:
+    def make(weight: Tensor) -> Tensor:
+        if weight.ndim < 2 or rule.count < 1:
+            raise ValueError(f"no channels, or not to be {rule.count}")
+        if rule.count == 1:
+            return weight.sum(1, keepdim=True)
+        there = weight.shape[1]
+        repeated = torch.cat([weight] * -(-rule.count // there), 1)[:, : rule.count]
+        return repeated * (there / rule.count)
+
+    outcome, _ = _each(rule.channels, nodes, make)
+    outcome.undo = None
+    return outcome

@@ -12,6 +12,7 @@ from hubstate.errors import Damaged, InvalidSetting
 from hubstate.strictjson import Json, loads
 
 __all__ = [
+    "Channels",
     "Drop",
     "Fallback",
     "Flip",
@@ -117,13 +118,24 @@ class Fallback:
     value: float | None = None
 
 
-Rule: TypeAlias = Rename | Transpose | Reshape | Flip | Split | Fuse | Fold | Drop | Fallback
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Channels:
+    """Another number of input channels (axis 1): summed to one, or repeated in turn and scaled."""
+
+    verb: ClassVar = "channels"
+    channels: str
+    count: int
+
+
+Rule: TypeAlias = (
+    Rename | Transpose | Reshape | Flip | Split | Fuse | Fold | Drop | Fallback | Channels
+)
 Rules: TypeAlias = Sequence[Rule | Mapping[str, Json]]
 """What the public functions take: rules, or the plain data that says them."""
 
 _KINDS: Mapping[str, Any] = {
     kind.verb: kind
-    for kind in (Rename, Transpose, Reshape, Flip, Split, Fuse, Fold, Drop, Fallback)
+    for kind in (Rename, Transpose, Reshape, Flip, Split, Fuse, Fold, Drop, Fallback, Channels)
 }
 _FORMS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("text", lambda v: isinstance(v, str)),

@@ -8,9 +8,9 @@
     my_net(pretrained="v2")                    the catalogue's weights of that tag
     my_net(pretrained="org/name@v2")           the weights of that release
 
-Each registered function gains the same five arguments, ``pretrained``, ``filter``, ``strict``,
-``prefault`` and ``copy``; its own are passed on, by name only. A model remembers in private
-attributes who built it, so that it can be published without saying so again.
+Each registered function gains the same six arguments, ``pretrained``, ``filter``, ``strict``,
+``adapt``, ``prefault`` and ``copy``; its own are passed on, by name only. A model remembers in
+private attributes who built it, so that it can be published without saying so again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
+from hubstate.digest import Digest
+from hubstate.errors import GateRefused, InvalidSetting
 from hubstate.filters import Filter
 from hubstate.lock import model_pin
 from hubstate.reference import Reference
@@ -38,6 +40,8 @@ from hubstate.zoo.origin import (
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from hubstate.transforms import Rules as Transforms
 
 __all__ = [
     "BUILTIN",
@@ -70,6 +74,7 @@ class Builder(Protocol[M_co]):
         pretrained: bool | str = False,
         filter: Filter | None = None,
         strict: bool = True,
+        adapt: bool = False,
         prefault: bool = False,
         copy: bool = False,
         **arguments: Any,
@@ -94,6 +99,7 @@ class Registration:
     """``package.module:function``; None for a function inside a function."""
     preprocessing: Mapping[str, Json] = field(default_factory=dict)
     weights: tuple[CatalogueEntry, ...] = ()
+    migrations: Mapping[str, Transforms] = field(default_factory=dict)
 
 
 _builders: dict[str, Builder[Any]] = {}
@@ -107,6 +113,7 @@ def register_model(
     name: str | None = None,
     preprocessing: Mapping[str, Json] | None = None,
     weights: Mapping[str, str] | None = None,
+    migrations: Mapping[str, Transforms] | None = None,
 ) -> Callable[[Callable[..., M]], Builder[M]]: ...
 def register_model(
     function: Callable[..., Any] | None = None,
@@ -115,6 +122,7 @@ def register_model(
     name: str | None = None,
     preprocessing: Mapping[str, Json] | None = None,
     weights: Mapping[str, str] | None = None,
+    migrations: Mapping[str, Transforms] | None = None,
 ) -> Any:
     """Make a builder of a function that returns a model, and register it by name.
 
@@ -124,16 +132,21 @@ def register_model(
       catalogue, or a reference with a ``/`` such as ``"org/name@v1"``;
     - ``filter``, ``strict``: which weights are taken, and whether all must fit, as in
       ``loadmodel``; parameters that get no weights are initialised as ever;
+    - ``adapt``: with another ``num_classes`` or ``in_chans`` than the release's, keep the head as
+      it is initialised and fold or repeat the stem's channels; the report names each such tensor;
     - ``prefault``, ``copy``: read the weights into memory at once; own them instead of mapping
-      the file. The last four mean nothing without ``pretrained``.
+      the file. The last five mean nothing without ``pretrained``.
 
     Args:
         function: takes any arguments by name; its defaults are recorded with the model.
         name: how ``create_model`` knows it; the function's own name if not given.
         preprocessing: what the inputs must be like: ``input_size``, ``mean``, ``std`` …
         weights: references by tag, such as ``{"v1": "org/name@v1"}``; the first is the default.
+        migrations: after a refactor: the transforms that lead from what the architecture was to
+            what it is, by the structure hash of what it was. Old releases keep loading by them.
 
     Raises:
+        InvalidSetting: a migration that means nothing.
         TypeError: an argument of the function has a reserved name, or cannot be given by name.
         ValueError: another builder has the name.
         InvalidReference: one of the weights is not a reference.
@@ -154,6 +167,7 @@ def register_model(
             source=_source(function),
             preprocessing=dict(preprocessing or {}),
             weights=tuple(_own_entries(chosen, weights or {})),
+            migrations=_checked(migrations or {}),
         )
         _check_name(registration)
         _builders[chosen] = builder = _builder(registration)
@@ -180,6 +194,19 @@ def _own_entries(builder: str, weights: Mapping[str, str]) -> Iterable[Catalogue
         yield CatalogueEntry(
             builder=builder, tag=tag, reference=Reference.parse(reference), default=number == 0
         )
+
+
+def _checked(migrations: Mapping[str, Transforms]) -> Mapping[str, Transforms]:
+    if not migrations:
+        return {}
+    from hubstate.transforms import parse_rules  # here, because few builders have any
+
+    for digest in migrations:
+        try:
+            Digest.parse(digest)
+        except ValueError as error:
+            raise InvalidSetting(f"migrations: expected the hash of a structure: {error}") from None
+    return {digest: parse_rules(rules) for digest, rules in migrations.items()}
 
 
 def _check_name(registration: Registration) -> None:
@@ -209,6 +236,7 @@ def _builder(registration: Registration) -> Builder[Any]:
         pretrained: bool | str = False,
         filter: Filter | None = None,
         strict: bool = True,
+        adapt: bool = False,
         prefault: bool = False,
         copy: bool = False,
         **arguments: Any,
@@ -217,11 +245,11 @@ def _builder(registration: Registration) -> Builder[Any]:
         if pretrained is False:
             return _make(registration, signature, arguments)
         source = _locked(registration, pretrained)
-        options = {"filter": filter, "strict": strict, "prefault": prefault, "copy": copy}
+        options: dict[str, Any] = {"filter": filter, "strict": strict}
+        options |= {"prefault": prefault, "copy": copy, "migrations": registration.migrations}
         arguments = {**source.arguments, **arguments}
-        return _make_pretrained(
-            functools.partial(_make, registration, signature, arguments), source, options
-        )
+        make = functools.partial(_make, registration, signature, arguments)
+        return _make_pretrained(make, source, options, adapt=adapt)
 
     public = cast(Any, builder)
     public.__signature__ = _public_signature(signature)
@@ -243,7 +271,7 @@ def _check_pretrained(value: object) -> None:
 
 
 def _make_pretrained(
-    make: Callable[[], nn.Module], source: Source, options: Mapping[str, Any]
+    make: Callable[[], nn.Module], source: Source, options: Mapping[str, Any], *, adapt: bool
 ) -> nn.Module:
     # Imported here: a list of the builders needs neither torch nor anything that loads.
     from hubstate.building import skip_init
@@ -252,10 +280,24 @@ def _make_pretrained(
 
     with collection_paused(), skip_init() as skipped:
         model = make()
-    report = load_pretrained(model, source.reference, registry=source.registry, **options)
+    sizes = _sizes(model) if adapt else None
+    report = load_pretrained(
+        model, source.reference, registry=source.registry, adapt=sizes, **options
+    )
     skipped.finish(model, loaded=frozenset(report.loaded))
     remember_report(model, report)
     return model
+
+
+def _sizes(model: nn.Module) -> dict[str, int]:
+    """The arguments of a model's builder to which weights can be adapted."""
+    try:
+        record = builder_record(model)
+    except GateRefused:  # other arguments, which no manifest can hold
+        record = None
+    arguments = record.arguments if record else {}
+    known = {name: arguments.get(name) for name in ("num_classes", "in_chans")}
+    return {name: size for name, size in known.items() if isinstance(size, int)}
 
 
 def _make(

@@ -47,8 +47,8 @@ def create_model(name: str, /, **arguments: Any) -> nn.Module:
     Args:
         name: as in ``list_models()``, or ``package.module:function``; a function that is not
             registered is called with just the arguments given.
-        arguments: the builder's own, and ``pretrained``, ``filter``, ``strict``, ``prefault``
-            and ``copy``.
+        arguments: the builder's own, and ``pretrained``, ``filter``, ``strict``, ``adapt``,
+            ``prefault`` and ``copy``.
 
     Raises:
         UnknownModel: no builder has that name; the message has similar ones.
