@@ -20,7 +20,7 @@ from quick import release_of
 from toys import Toy
 
 from hubstate import settings
-from hubstate.cache import Cache, leases
+from hubstate.cache import Cache, leases, prune
 from hubstate.cache.leases import take_turns
 from hubstate.digest import Digest
 from hubstate.endpoints import open_endpoint
@@ -323,6 +323,15 @@ def test_where_no_lease_can_be_written_nobody_waits(tmp_path: Path) -> None:
     (tmp_path / "leases").write_text("a file where the folder should be")
     assert Task(seconds=0).take(tmp_path) == "there"
     assert Task(seconds=0).take(None) == "there"
+
+
+def test_pruning_removes_leases_that_nobody_holds(tmp_path: Path) -> None:
+    path = leave_lease(tmp_path, pid=1, machine="another")
+    cache = Cache([tmp_path])
+    assert prune(cache).paths == ()
+    os.utime(path, (0, 0))
+    assert prune(cache, dry_run=True).paths == prune(cache).paths == (path,)
+    assert not path.exists()
 
 
 def test_the_first_rank_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hubs import Hub, serving
+from hubs import Hub, serving, serving_registry
 from quick import publish_quickly, release_of
 from toys import Toy, toy
 
@@ -32,8 +32,9 @@ LOAD = """
 import os, sys, warnings, hubstate
 from toys import toy
 warnings.simplefilter("error")
-model = toy(pretrained="org/name")
-release = hubstate.fetch("org/name")
+repo = os.environ.get("REPO", "org/name")
+model = toy(pretrained=repo)
+release = hubstate.fetch(repo)
 print(sorted(release.paths), float(model.fc.bias.detach().sum()))
 """
 
@@ -313,3 +314,36 @@ def test_afterwards_the_cache_may_be_read_only(hub: Hub, model: Toy, way: str) -
     finally:
         for folder in folders:
             folder.chmod(0o755)
+
+
+def test_afterwards_a_part_is_enough_for_whoever_wants_that_part(hub: Hub, model: Toy) -> None:
+    warm.warm(warm.named(["org/name"]), filter=without("fc"))
+    os.environ["HUBSTATE_OFFLINE"] = "1"
+    other = toy(pretrained="org/name", num_classes=9, filter=without("fc"))
+    assert torch.equal(other.conv.weight, model.conv.weight)
+    with pytest.raises(Offline):
+        toy(pretrained="org/name")
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_the_whole_way_from_the_real_registry(tmp_path: Path, model: Toy, run: Any) -> None:
+    with serving_registry(tmp_path / "server") as (url, token):
+        os.environ["HUBSTATE_REGISTRY"], os.environ["HUBSTATE_TOKEN"] = url, token
+        publish_quickly(model, "admin/name")
+        assert run("lock", "add", "admin/name", "--json")[0] == 0
+        publish_quickly(toy(), "admin/name", seed=3)
+        code, out, _ = run("lock", "check", "--json")
+        (verdict,) = json.loads(out)["releases"]
+        assert (code, verdict["problem"], len(verdict["moved"])) == (0, None, 40)
+        assert run("warm")[0] == 0
+        assert run("bundle", "export", str(tmp_path / "b.tar"))[0] == 0
+    assert run("warm", "--check")[0] == 0
+    assert load(HUBSTATE_OFFLINE="1", HUBSTATE_FROZEN="1", REPO="admin/name") == expected(model)
+    folder = str(tmp_path / "inside")
+    assert run("bundle", "import", str(tmp_path / "b.tar"), "--registry", folder)[0] == 0
+    inside = {
+        "REPO": "admin/name",
+        "HUBSTATE_REGISTRY": folder,
+        "HUBSTATE_CACHE": str(tmp_path / "another"),
+    }
+    assert load(**inside) == expected(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -110,8 +111,7 @@ def _check_room(registry: Path, blobs: Mapping[Digest, int], path: Path) -> None
     folder = registry
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    status = os.statvfs(folder)
-    room, size = status.f_bavail * status.f_frsize, sum(blobs.values())
+    room, size = shutil.disk_usage(folder).free, sum(blobs.values())
     if room < size:
         raise Unreachable(f"{path} needs {size} bytes, and {registry} has {room} left")
 

@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 
 from hubstate import settings
 
-__all__ = ["take_turns"]
+__all__ = ["discard_leases", "take_turns"]
 
 T = TypeVar("T")
 _BEAT = 1.0  # seconds between two touches of a lease
@@ -74,6 +74,18 @@ def take_turns(
     return fetch()  # those before have failed: that need not happen to all, one after another
 
 
+def discard_leases(folder: Path, *, age: float, dry_run: bool = False) -> list[Path]:
+    """Remove the leases of a cache folder that nobody has touched for so many seconds."""
+    found = []
+    for path in (folder / "leases").glob("*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > age:
+                if not dry_run:
+                    path.unlink()
+                found.append(path)
+    return found
+
+
 def _leave_to_the_first(path: Path) -> None:
     end = time.monotonic() + _COURTESY
     while time.monotonic() < end and not path.exists():
@@ -93,7 +105,7 @@ def _lease(path: Path) -> Iterator[bool]:
         yield True
         return
     stop = threading.Event()
-    beat = threading.Thread(target=_keep_touching, args=(descriptor, stop), daemon=True)
+    beat = threading.Thread(target=_keep_touching, args=(path, descriptor, stop), daemon=True)
     beat.start()
     try:
         yield True
@@ -124,10 +136,10 @@ def _create(path: Path) -> int:
     return descriptor
 
 
-def _keep_touching(descriptor: int, stop: threading.Event) -> None:
+def _keep_touching(path: Path, descriptor: int, stop: threading.Event) -> None:
     while not stop.wait(_BEAT):
-        with contextlib.suppress(OSError, TypeError):  # it was taken over; or not on this system
-            os.utime(descriptor)
+        with contextlib.suppress(OSError):  # on NFS, once somebody else has taken it away
+            os.utime(descriptor if os.utime in os.supports_fd else path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from hubstate.blobs import Blobs, FileInfo
+from hubstate.blobs import DAY, Blobs, FileInfo
 from hubstate.cache.layers import Cache, can_write
+from hubstate.cache.leases import discard_leases
 from hubstate.cache.partials import discard_partials
 from hubstate.cache.receipts import drop_receipt
 from hubstate.cache.releases import KnownRelease, Releases
@@ -194,6 +195,7 @@ def prune(
     swept = _sweep(cache, age=age, dry_run=dry_run, without=set(records))
     for folder in filter(can_write, cache.folders):
         freed += Blobs(folder).discard_temporaries(dry_run=dry_run)
+        freed += discard_leases(folder, age=DAY, dry_run=dry_run)
     return _join(Freed(paths=tuple(freed), size=0), swept)
 
 
