@@ -162,6 +162,8 @@ def test_a_release_states_its_input_labels_and_metrics() -> None:
     assert info.arguments["num_classes"] == 2
     assert info.preprocessing == preprocess("org/toy")
     assert preprocess("org/toy").input_size == (3, 16, 16)
+    assert preprocess(toy(num_classes=2)).input_size == (3, 8, 8)
+    assert preprocess(toy(pretrained="org/toy", num_classes=2)) == preprocess("org/toy")
 
 
 def test_what_nobody_built_states_nothing() -> None:

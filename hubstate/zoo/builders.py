@@ -276,16 +276,18 @@ def _make_pretrained(
     # Imported here: a list of the builders needs neither torch nor anything that loads.
     from hubstate.building import skip_init
     from hubstate.collector import collection_paused
-    from hubstate.pretrained import load_pretrained
+    from hubstate.hub import open_release
+    from hubstate.pretrained import load_release
 
     with collection_paused(), skip_init() as skipped:
         model = make()
-    sizes = _sizes(model) if adapt else None
-    report = load_pretrained(
-        model, source.reference, registry=source.registry, adapt=sizes, **options
-    )
+    with collection_paused():
+        release = open_release(source.reference, registry=source.registry)
+        sizes = _sizes(model) if adapt else None
+        report = load_release(model, release, adapt=sizes, **options)
     skipped.finish(model, loaded=frozenset(report.loaded))
-    remember_report(model, report)
+    stated = release.manifest.preprocessing if release.manifest else {}
+    remember_report(model, report, preprocessing=stated)
     return model
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from hubstate.errors import GateRefused
@@ -51,9 +51,14 @@ def remember(
     vars(model)[_ORIGIN] = _Origin(record=record, preprocessing=preprocessing, problems=problems)
 
 
-def remember_report(model: nn.Module, report: LoadReport) -> None:
-    """Note on a model what a load did to it."""
+def remember_report(
+    model: nn.Module, report: LoadReport, *, preprocessing: Mapping[str, Json]
+) -> None:
+    """Note on a model what a load did to it, and what its weights were made for, if known."""
     vars(model)[_REPORT] = report
+    origin: _Origin | None = vars(model).get(_ORIGIN)
+    if preprocessing and origin is not None:
+        vars(model)[_ORIGIN] = replace(origin, preprocessing=preprocessing)
 
 
 def builder_record(model: nn.Module) -> BuilderRecord | None:
@@ -73,7 +78,8 @@ def builder_record(model: nn.Module) -> BuilderRecord | None:
 
 
 def preprocessing_of(model: nn.Module) -> Mapping[str, Json]:
-    """What the inputs of a model must be like, as its builder was registered; else empty."""
+    """What the inputs of a model must be like: as the release states whose weights it has, or else
+    as its builder was registered; else empty."""
     origin: _Origin | None = vars(model).get(_ORIGIN)
     return origin.preprocessing if origin else {}
 
