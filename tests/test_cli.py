@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import text
 from safetensors.torch import save_file
 from toys import toy
 
 import hubstate
 from hubstate.cli import main
+from hubstate.cli.output import printable
 from hubstate.hub import publish_files
 from hubstate.manifest import NAME as NAME_OF_MANIFEST
 from hubstate.manifest import BuilderRecord, Manifest, dump, hash_weights
@@ -234,6 +237,27 @@ def test_what_the_gate_refused_is_json(run: Any, weights: str) -> None:
     assert code == 8
     (problem,) = json.loads(out)["error"]["problems"]
     assert problem.startswith("license: ")
+
+
+@given(text=text())
+def test_no_text_steers_a_terminal(text: str) -> None:
+    shown = printable(text)
+    assert shown.replace("\n", "").isprintable()
+    assert shown == text or not text.replace("\n", "").isprintable()
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals of our own")
+def test_what_a_release_calls_its_tensors_cannot_steer_a_terminal() -> None:
+    model = torch.nn.Linear(3, 2)
+    model.register_buffer("a\x1b[31m", torch.ones(1))
+    hubstate.publish(model, NAME, license="mit", labels=["\x1b]0;title\x07"], weights_only=True)
+    mine, theirs = os.openpty()
+    subprocess.run([sys.executable, "-m", "hubstate", "show", NAME], stdout=theirs, check=True)
+    os.close(theirs)
+    seen = os.read(mine, 100_000)
+    os.close(mine)
+    assert b"\\x1b[31m" in seen
+    assert b"\x1b" not in seen
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

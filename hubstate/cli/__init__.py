@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from hubstate.blobs import describe_error
-from hubstate.cli.output import frozen
+from hubstate.cli.output import frozen, printable
 from hubstate.errors import GateRefused, HubstateError, StructureMismatch
 
 __all__ = ["cli", "main"]
@@ -104,7 +104,7 @@ def _interrupted() -> NoReturn:
 
 def _report(error: Exception, message: str, *, as_json: bool) -> None:
     if not as_json:
-        click.echo(f"error: {message}", err=True)
+        click.echo(f"error: {printable(message)}", err=True)
         return
     body: dict[str, object] = {"kind": type(error).__name__, "message": message}
     if isinstance(error, StructureMismatch):

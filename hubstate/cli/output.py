@@ -11,7 +11,7 @@ from hubstate import settings
 from hubstate.errors import InvalidSetting
 from hubstate.manifest import Json
 
-__all__ = ["as_json", "frozen", "pairs", "show", "size", "table"]
+__all__ = ["as_json", "frozen", "pairs", "printable", "show", "size", "table"]
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -32,7 +32,21 @@ frozen = click.option(
 
 def show(data: object, text: str, *, as_json: bool) -> None:
     """Print an answer in the form that was asked for."""
-    click.echo(json.dumps(data, indent=2) if as_json else text)
+    click.echo(json.dumps(data, indent=2) if as_json else printable(text))
+
+
+def printable(text: str) -> str:
+    """A text that cannot steer a terminal, whatever a release calls its tensors and labels.
+
+    >>> print(printable("a label\\x1b[2J, and\\nanother"))
+    a label\\x1b[2J, and
+    another
+    """
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(
+        char if char == "\n" or char.isprintable() else ascii(char)[1:-1] for char in text
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
