@@ -24,6 +24,7 @@ import hubstate
 from hubstate.convert import layout_rules, read_foreign
 from hubstate.convert.flax import load_msgpack
 from hubstate.convert.hdf5 import load_hdf5
+from hubstate.convert.holder import hold
 from hubstate.convert.jld2 import load_jld2
 from hubstate.convert.nesting import find_weights
 from hubstate.convert.torchfile import load_pickle
@@ -300,13 +301,13 @@ def flax_bytes(tree: Any) -> bytes:
 def test_flax_weights_compute_the_same(tmp_path: Path, foreign_weights: dict[str, Any]) -> None:
     path = tmp_path / "model.msgpack"
     names = {"bn/shift": "bias"}
-    tree: Any = {"params": {}, "batch_stats": {}}
+    tree: Any = {"params": {}, "batch_stats": {}, "opt_state": {"0": {"mu": np.zeros(3)}}}
     for name, array in foreign_weights.items():
         layer, leaf = name.split("/")
         collection = "batch_stats" if leaf in ("mean", "var") else "params"
         tree[collection].setdefault(layer, {})[names.get(name, leaf)] = array
     path.write_bytes(flax_bytes(tree))
-    agrees(read_foreign(path, key=".").tensors, "flax", foreign_weights)
+    agrees(read_foreign(path).tensors, "flax", foreign_weights)
 
 
 def test_a_large_flax_array_is_put_together(tmp_path: Path) -> None:
@@ -348,14 +349,74 @@ def test_what_is_no_flax_file_is_refused(data: bytes, tmp_path: Path) -> None:
         read_foreign(path)
 
 
-def test_a_depthwise_kernel_gets_torchs_shape() -> None:
+@pytest.mark.parametrize(
+    ("name", "bias"),
+    [
+        ("dw.depthwise_kernel", None),
+        ("layers.depthwise_conv2d.vars.0", None),
+        ("dw.dw.kernel", "dw.dw.bias"),
+        ("layers.x.vars.0", "layers.x.vars.1"),
+    ],
+)
+def test_a_depthwise_kernel_gets_torchs_shape(name: str, bias: str | None) -> None:
     kernel = torch.randn(3, 3, 4, 2)
-    tensors = {"dw.depthwise_kernel": kernel}
-    (found,) = resolve(layout_rules("keras", tensors), tensors).apply(tensors).values()
+    tensors = {name: kernel} | ({bias: torch.zeros(8)} if bias else {})
+    found, *_ = resolve(layout_rules("keras", tensors), tensors).apply(tensors).values()
     assert found.shape == (8, 1, 3, 3)
     for channel in range(4):
         for multiple in range(2):
             assert torch.equal(found[channel * 2 + multiple, 0], kernel[:, :, channel, multiple])
+
+
+def test_what_keras_keeps_around_weights_is_cut_off() -> None:
+    tensors = {
+        "model_weights.block.conv.conv.kernel": torch.zeros(3, 3, 2, 4),
+        "layers.dense.vars.0": torch.zeros(2, 5),
+        "layers.dropout.seed_generator.seed_generator_state": torch.zeros(2),
+    }
+    forms = resolve(layout_rules("keras", tensors), tensors).forms
+    assert {name: tuple(form.shape) for name, form in forms.items()} == {
+        "block.conv.weight": (4, 2, 3, 3),
+        "dense.weight": (5, 2),
+    }
+
+
+GOLDEN = Path(__file__).parent / "golden" / "foreign"
+
+
+class Deep(Plain):
+    """The network of golden/foreign/make.py, with Keras's depthwise layer or without."""
+
+    def __init__(self, *, depthwise: bool) -> None:
+        super().__init__()
+        self.dw = nn.Conv2d(4, 8, 3, groups=4) if depthwise else nn.Identity()
+        if depthwise:
+            self.bn, self.fc = nn.BatchNorm2d(8, eps=1e-3), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.fc(self.bn(self.dw(self.conv(x))).mean((2, 3)))
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("file", "framework"),
+    [("keras3.keras", "keras"), ("keras-model.h5", "keras"), ("flax.msgpack", "flax")],
+)
+def test_files_of_the_frameworks_themselves_compute_what_they_computed_there(
+    file: str, framework: str
+) -> None:
+    expected = np.load(GOLDEN / "expected.npz")
+    found = read_foreign(GOLDEN / file).tensors
+    tensors = resolve(layout_rules(framework, found), found).apply(found)
+    names = {"depthwise_conv2d": "dw", "batch_normalization": "bn", "conv2d": "conv", "dense": "fc"}
+    model = Deep(depthwise=framework == "keras").eval()
+    hubstate.loadmodel(
+        model,
+        tensors,
+        rename={rf"^{k}\.": f"{v}." for k, v in names.items()} if file == "keras3.keras" else None,
+    )
+    images = torch.from_numpy(expected["images"]).permute(0, 3, 1, 2)
+    assert np.allclose(model(images).detach().numpy(), expected[framework], atol=2e-6)
 
 
 # HDF5 that refers to other files
@@ -551,6 +612,21 @@ def test_a_repository_without_manifest_becomes_a_release(run: Run, tmp_path: Pat
     report = hubstate.load_pretrained(toy(), "org/bare")
     assert len(report.loaded) == len(model.state_dict())
     assert run("import", str(tmp_path / "none.pth"))[0] == 3
+
+
+def test_weights_alone_are_held_by_name_whatever_the_names_are() -> None:
+    weight = torch.randn(2)
+    tensors = {
+        "training": torch.zeros(1), "a.children.type": weight, "a.tied": weight,
+        "a.count": torch.tensor(3), "b.forward": torch.ones(1).bfloat16(),
+    }  # fmt: skip
+    module = hold(tensors)
+    assert equal(dict(sorted(module.state_dict().items())), dict(sorted(tensors.items())))
+    held = module.state_dict()
+    assert held["a.tied"].data_ptr() == held["a.children.type"].data_ptr()
+    for names in (["a", "a.b"], ["a.b", "a"]):
+        with pytest.raises(InvalidWeights, match="there is a"):
+            hold(dict.fromkeys(names, weight))
 
 
 def test_help_shows_an_example(run: Run) -> None:

@@ -64,6 +64,8 @@ def command(source: str, as_json: bool, **options: Any) -> None:
           --as org/name --license apache-2.0
       hubstate import flax_model.msgpack --layout flax --output model.safetensors
     """
+    from hubstate.convert.holder import hold
+
     if options["repository"] and not options["license_id"]:
         raise click.UsageError("--as needs --license")
     path, name = _locate(source, options["file"], options["registry"])
@@ -77,7 +79,8 @@ def command(source: str, as_json: bool, **options: Any) -> None:
         lines.append(_write(options["output"], tensors if model is None else model, options))
         data["output"] = str(options["output"])
     if options["repository"]:
-        publication = _publish(path, name, foreign, tensors if model is None else model, options)
+        published = hold(tensors) if model is None else model
+        publication = _publish(path, name, foreign, published, options)
         lines.append(str(publication))
         data["publication"] = publication.to_json()
     show(data, "\n".join(lines), as_json=as_json)
@@ -134,13 +137,13 @@ def _write(output: Path, weights: Any, options: Mapping[str, Any]) -> str:
 
 
 def _publish(
-    path: Path, name: str, foreign: Foreign, weights: Any, options: Mapping[str, Any]
+    path: Path, name: str, foreign: Foreign, model: nn.Module, options: Mapping[str, Any]
 ) -> Publication:
     from hubstate.publishing import publish
 
     bare = options["builder"] is None
     return publish(
-        weights,
+        model,
         options["repository"],
         license=options["license_id"],
         builder=options["builder"],

@@ -12,6 +12,7 @@
     └── flax.py         .msgpack              Flax's message packs
     nesting.py      where in a checkpoint the weights are
     layouts.py      the conventions of Keras, Flax and Flux as transforms
+    holder.py       weights without an architecture as a module, to be published
     writing.py      export_weights: to .pth, .npz, .h5, .safetensors, or a folder
 """
 

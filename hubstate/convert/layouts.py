@@ -14,7 +14,10 @@
 ============  ==================================  ==============================================
 
 Keras 3 numbers a layer's variables (``vars.0`` …): a first one of two dimensions or more is a
-kernel and the second its bias; four of one dimension are a batch normalisation.
+kernel and the second its bias; four of one dimension are a batch normalisation. A kernel (h, w,
+channels, multiplier) is depthwise where its layer's name says so or its bias has channels ×
+multiplier values; it becomes (channels × multiplier, 1, h, w). The states of random generators are
+dropped. ``params.``, ``batch_stats.``, ``model_weights.`` and ``layers.`` are cut off the front.
 """
 
 from __future__ import annotations
@@ -47,8 +50,10 @@ _CHANNELS_LAST = {
     "var": "running_var",
 }
 _FLUX = {"γ": "weight", "β": "bias", "μ": "running_mean", "σ²": "running_var"}
-_COLLECTIONS = re.compile(r"(params|batch_stats)\.")
+_FRONT = re.compile(r"(params|batch_stats|model_weights|layers)\.")  # containers, not layers
+_TWICE = re.compile(r"(?:(?<=\.)|^)([^.]+)\.\1(?=\.[^.]+$)")  # older Keras: conv.conv.kernel
 _VARIABLE = re.compile(r"(.*)\.vars\.(\d+)")
+_RANDOM = "seed_generator"
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -72,15 +77,34 @@ def layout_rules(layout: str, forms: Forms) -> tuple[Rule, ...]:
 
 
 def _channels_last(forms: Forms) -> list[_Data]:
+    random = [name for name in forms if _RANDOM in name]
+    forms = {name: form for name, form in forms.items() if name not in random}
     names = {**_by_word(forms, _CHANNELS_LAST), **_by_number(forms)}
     kernels = [n for n, new in names.items() if new.endswith("weight") and not _is_table(n)]
-    rules = _axes({n: forms[n] for n in kernels if not n.endswith("depthwise_kernel")}, _last_first)
-    rules += [rule for n in kernels if n.endswith("depthwise_kernel") for rule in _depth(n, forms)]
-    return [*rules, *_renames({name: _COLLECTIONS.sub("", new, 1) for name, new in names.items()})]
+    deep = [name for name in kernels if _is_depthwise(name, names, forms)]
+    rules = [{"drop": _literal(random)}] if random else []
+    rules += _axes({n: forms[n] for n in kernels if n not in deep}, _last_first)
+    rules += [rule for name in deep for rule in _depth(name, forms)]
+    return [*rules, *_renames({name: _bare(new) for name, new in names.items()})]
+
+
+def _bare(name: str) -> str:
+    return _TWICE.sub(r"\1", _FRONT.sub("", name, count=1) if _FRONT.match(name) else name)
 
 
 def _is_table(name: str) -> bool:
     return name.endswith(("embedding", "embeddings"))
+
+
+def _is_depthwise(name: str, names: Mapping[str, str], forms: Forms) -> bool:
+    shape = forms[name].shape
+    if len(shape) != 4:
+        return False
+    bias = names[name].removesuffix("weight") + "bias"
+    sizes = [forms[old].numel() for old, new in names.items() if new == bias]
+    if sizes and sizes[0] != shape[3]:
+        return bool(sizes[0] == shape[2] * shape[3])
+    return "depthwise" in name.lower()
 
 
 def _last_first(ndim: int) -> list[int]:
@@ -118,7 +142,7 @@ def _by_number(forms: Forms) -> dict[str, str]:
         flat = all(forms[name].ndim == 1 for name in variables.values())
         words = _NORM if flat and len(variables) == 4 else _NORM[:2] if first.ndim > 1 else ()
         for number, word in enumerate(words):
-            if number in variables:
+            if number in variables and (forms[variables[number]].ndim == 1 or word == "weight"):
                 found[variables[number]] = f"{layer}.{word}"
     return found
 

@@ -14,7 +14,7 @@ from hubstate.walk import tensors_of
 __all__ = ["Found", "find_weights"]
 
 _KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "params", "weights")
-_BESIDE = ("optimizer", "optim", "scheduler", "lr_scheduler", "scaler", "rng")
+_BESIDE = ("optimizer", "optim", "opt_state", "scheduler", "lr_scheduler", "scaler", "rng")
 _DEEPEST = 8
 
 

@@ -110,7 +110,7 @@ def _read(path: Path, format: str, key: str | None) -> Found:
         return read_isolated(path, format, key=key)
     tree = _HERE[format](path)
     try:
-        return find_weights(tree, key="." if key is None and format != "flax" else key)
+        return find_weights(tree, key="." if key is None else key)
     except InvalidWeights as error:
         raise InvalidWeights(f"{path.name}: {error}") from None
 
