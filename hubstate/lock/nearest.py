@@ -40,7 +40,10 @@ def find_lock() -> Path | None:
     """
     if named := settings.lock():
         return named
-    folder = os.getcwd()  # noqa: PTH109 - strings, because this is done at every load
+    try:
+        folder = os.getcwd()  # noqa: PTH109 - strings, because this is done at every load
+    except OSError:  # the working folder has been removed
+        return None
     while True:
         path = os.path.join(folder, NAME)  # noqa: PTH118
         try:
