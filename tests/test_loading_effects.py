@@ -214,3 +214,20 @@ def test_a_report_is_read_at_a_glance() -> None:
 def test_a_long_report_is_capped() -> None:
     report = LoadReport(missing=tuple(f"layer{i}" for i in range(100)))
     assert str(report).endswith("layer9, … and 90 more")
+
+
+def test_a_tensor_that_only_inference_mode_may_write_is_told_before_anything_is_written() -> None:
+    first = nn.Linear(2, 2)
+    with torch.inference_mode():
+        dst = nn.Sequential(first, nn.Linear(2, 2))
+    src = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    before = first.weight.clone()
+    with pytest.raises(StructureMismatch) as refused:
+        loadmodel(dst, src)
+    assert [(issue.path, issue.kind) for issue in refused.value.issues] == [
+        ("1.weight", "inference"),
+        ("1.bias", "inference"),
+    ]
+    assert torch.equal(first.weight, before)
+    with torch.inference_mode():
+        assert len(loadmodel(dst, src).loaded) == 4

@@ -69,6 +69,7 @@ class Matcher:
                 or value.layout is not target.layout
                 or value.is_meta
                 or target.is_meta
+                or target.is_inference()
             ):
                 self._examine(path, target, owner)
             else:
@@ -108,6 +109,9 @@ class Matcher:
     def _unwritable(self, path: str, target: Tensor) -> Iterator[Issue]:
         if target.is_meta and not self.fresh:
             yield Issue(path, "meta", "the model has no memory on the meta device")
+        if target.is_inference() and not (self.fresh or torch.is_inference_mode_enabled()):
+            detail = "the model's tensor was made in inference mode, and can be written only there"
+            yield Issue(path, "inference", detail)
 
     def _absent(self, move: Move) -> None:
         path = move.path
