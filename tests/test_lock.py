@@ -189,6 +189,11 @@ def test_the_nearest_lock_file_above_is_in_force(project: Path, monkeypatch: Any
         nearest_lock()
 
 
+def test_a_working_folder_that_is_gone_has_no_lock_file(project: Path) -> None:
+    project.rmdir()
+    assert find_lock() is None
+
+
 @pytest.mark.skipif(
     not hasattr(os, "getuid") or os.getuid() != 0, reason="needs to give files away"
 )

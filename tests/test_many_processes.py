@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,31 @@ def test_a_holder_that_is_killed_is_taken_over_at_once(hub: Hub, before: str) ->
     assert lease_files() == []
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_holder_after_holder_may_be_killed(hub: Hub, tmp_path: Path) -> None:
+    fetch("org/name", files=["hubstate.json", "README.md"])
+    hub.rate = len(hub.files[NAME]) / 60
+    processes = {one.pid: one for one in start_together(8, FETCH, tmp_path / "start")}
+    for _ in range(4):
+        wait_until(lambda: lease_files() and holder() in processes)
+        with processes.pop(holder()) as killed:
+            killed.kill()
+    hub.rate = None
+    start_time = time.monotonic()
+    assert set(finish(list(processes.values()))) == {digest(hub)}
+    assert time.monotonic() - start_time < 15
+    assert lease_files() == []
+
+
+def holder() -> int:
+    """The process that has the lease."""
+    try:
+        return int(json.loads(lease_files()[0].read_text())["pid"])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def test_when_the_registry_fails_nobody_waits_for_ever(hub: Hub) -> None:
     fetch("org/name", files=["hubstate.json", "README.md"])
     hub.corrupt[NAME] = len(hub.files[NAME]) - 1
@@ -306,17 +332,18 @@ def test_a_lease_that_is_touched_is_waited_for(
 
 def test_whoever_lost_a_lease_does_not_give_back_the_next_one(tmp_path: Path) -> None:
     path = tmp_path / "leases" / "ab"
-    with leases._lease(path) as ours:
-        assert ours
-        seen = leases._look(path)
-        assert seen
-        leases._take_away(path, seen)
-        assert list(path.parent.iterdir()) == []
-        with leases._lease(path) as theirs:
-            assert theirs
+    with ExitStack() as theirs:
+        with leases._lease(path) as ours:
+            assert ours
+            seen = leases._look(path)
+            assert seen
+            leases._take_away(path, seen)
+            assert list(path.parent.iterdir()) == []
+            assert theirs.enter_context(leases._lease(path))
             leases._take_away(path, seen)
             assert path.exists(), "a newer lease is put back"
-    assert not path.exists()
+        assert path.exists(), "and is left to its holder"
+    assert list(path.parent.iterdir()) == []
 
 
 def test_where_no_lease_can_be_written_nobody_waits(tmp_path: Path) -> None:
