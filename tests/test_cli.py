@@ -299,6 +299,7 @@ def test_the_cache_is_listed_verified_removed_and_pruned(run: Any, weights: str)
     assert run("cache", "rm", NAME)[0] == 3
     assert json.loads(run("cache", "prune", "--json")[1])["size"] == 0
     assert run("cache", "prune", "--unused", "30", "--dry-run")[0] == 0
+    assert run("cache", "prune", "--unused", "-1")[0] == 2
 
 
 def test_an_interrupt_exits_with_130(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

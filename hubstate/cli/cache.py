@@ -121,11 +121,18 @@ def _rm(reference: str, every: bool, as_json: bool) -> None:
 
 
 @command.command("prune")
-@click.option("--unused", type=float, metavar="DAYS", help="Also what was not used for so long.")
+@click.option(
+    "--unused",
+    type=click.FloatRange(min=0),
+    metavar="DAYS",
+    help="Also what was not used for so long.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be removed.")
 @as_json
 def _prune(unused: float | None, dry_run: bool, as_json: bool) -> None:
     """Remove files that no known release names, and what killed processes left behind.
+
+    What came within the last hour stays: somebody may be about to use it.
 
     \b
     Example:
