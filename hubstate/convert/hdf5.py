@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hubstate.convert.arrays import to_tensor
 from hubstate.convert.packages import need
-from hubstate.errors import InvalidWeights
+from hubstate.errors import HubstateError, InvalidWeights
 
 __all__ = ["load_hdf5", "open_hdf5", "refuse_foreign_bytes", "save_hdf5"]
 
@@ -28,19 +29,23 @@ _BESIDE = ("optimizer_weights", "optimizer")  # where Keras keeps what is no mod
 _DEEPEST = 64
 
 
-def open_hdf5(path: Path) -> Any:
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
     """An HDF5 file, or the one in a ``.keras`` archive, for reading.
 
     Raises:
-        InvalidWeights: it is neither.
+        InvalidWeights: it is neither, or turns out to be damaged while it is read.
         HubstateError: h5py is not installed.
+        OSError: it cannot be read.
     """
     h5py = need("h5py", what=f"{path.name}: HDF5")
+    path.open("rb").close()  # an error that is none of the format's
     try:
-        return h5py.File(_content(path), "r")
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
+        with h5py.File(_content(path), "r") as file:
+            yield file
+    except HubstateError:
+        raise
+    except Exception as error:  # h5py turns damage into any of KeyError, OSError, RuntimeError …
         raise InvalidWeights(f"{path.name}: not an HDF5 file that can be read: {error}") from None
 
 
