@@ -182,11 +182,18 @@ def _take_away(path: Path, seen: _Seen) -> None:
     """Remove a lease, unless another one has taken its place meanwhile."""
     aside = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
     with contextlib.suppress(OSError):
+        if not _is_still(path, seen):
+            return
         path.rename(aside)
-        if aside.stat().st_ino != seen.inode:
+        if not _is_still(aside, seen):  # it was replaced between the look and the renaming
             with contextlib.suppress(OSError):
                 os.link(aside, path)
         aside.unlink()
+
+
+def _is_still(path: Path, seen: _Seen) -> bool:
+    now = _look(path)  # an inode alone says little, since its number is soon used again
+    return now is not None and (now.data, now.inode) == (seen.data, seen.inode)
 
 
 def _is_dead(seen: _Seen) -> bool:
