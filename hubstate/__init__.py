@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hubstate.reference import Reference
     from hubstate.zoo.builders import load_report, register_model
     from hubstate.zoo.create import create_model, list_models
+    from hubstate.zoo.heads import backbone, classifier, head_of
     from hubstate.zoo.preprocessing import ModelInfo, Preprocessing, model_info, preprocess
 
 _HOMES = {
@@ -60,6 +61,7 @@ _HOMES = {
     "reference": ("Reference",),
     "zoo.builders": ("load_report", "register_model"),
     "zoo.create": ("create_model", "list_models"),
+    "zoo.heads": ("backbone", "classifier", "head_of"),
     "zoo.preprocessing": ("ModelInfo", "Preprocessing", "model_info", "preprocess"),
 }
 
@@ -85,11 +87,14 @@ __all__ = [
     "StructureMismatch",
     "Unreachable",
     "__version__",
+    "backbone",
     "check",
     "check_probe",
+    "classifier",
     "create_model",
     "describe",
     "fetch",
+    "head_of",
     "list_models",
     "load",
     "load_pretrained",

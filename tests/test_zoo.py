@@ -210,7 +210,7 @@ def test_the_signature_shows_both_the_function_s_arguments_and_the_builder_s() -
     parameters = inspect.signature(resnet18_small).parameters
     assert list(parameters) == [
         "pretrained",
-        *("num_classes", "in_chans", "width", "zero_init_residual"),
+        *("num_classes", "in_chans", "width", "zero_init_residual", "features_only"),
         *("filter", "strict", "adapt", "prefault", "copy"),
     ]
     assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
@@ -334,7 +334,13 @@ def test_a_model_remembers_who_built_it_and_shows_no_trace() -> None:
     model = resnet18_small(width=4, in_chans=1)
     assert builder_record(model) == BuilderRecord(
         name="resnet18_small",
-        arguments={"num_classes": 10, "in_chans": 1, "width": 4, "zero_init_residual": False},
+        arguments={
+            "num_classes": 10,
+            "in_chans": 1,
+            "width": 4,
+            "zero_init_residual": False,
+            "features_only": False,
+        },
         source="hubstate.zoo.resnet:resnet18_small",
     )
     assert load_report(model) is None

@@ -100,6 +100,8 @@ class Registration:
     preprocessing: Mapping[str, Json] = field(default_factory=dict)
     weights: tuple[CatalogueEntry, ...] = ()
     migrations: Mapping[str, Transforms] = field(default_factory=dict)
+    head: tuple[str, ...] = ()
+    """Dotted paths of the layers with an output for each class; the classifier's first."""
 
 
 _builders: dict[str, Builder[Any]] = {}
@@ -114,6 +116,7 @@ def register_model(
     preprocessing: Mapping[str, Json] | None = None,
     weights: Mapping[str, str] | None = None,
     migrations: Mapping[str, Transforms] | None = None,
+    head: str | Iterable[str] = (),
 ) -> Callable[[Callable[..., M]], Builder[M]]: ...
 def register_model(
     function: Callable[..., Any] | None = None,
@@ -123,6 +126,7 @@ def register_model(
     preprocessing: Mapping[str, Json] | None = None,
     weights: Mapping[str, str] | None = None,
     migrations: Mapping[str, Transforms] | None = None,
+    head: str | Iterable[str] = (),
 ) -> Any:
     """Make a builder of a function that returns a model, and register it by name.
 
@@ -144,6 +148,8 @@ def register_model(
         weights: references by tag, such as ``{"v1": "org/name@v1"}``; the first is the default.
         migrations: after a refactor: the transforms that lead from what the architecture was to
             what it is, by the structure hash of what it was. Old releases keep loading by them.
+        head: dotted paths of the layers with an output for each class, for ``classifier`` and
+            ``backbone``.
 
     Raises:
         InvalidSetting: a migration that means nothing.
@@ -168,6 +174,7 @@ def register_model(
             preprocessing=dict(preprocessing or {}),
             weights=tuple(_own_entries(chosen, weights or {})),
             migrations=_checked(migrations or {}),
+            head=(head,) if isinstance(head, str) else tuple(head),
         )
         _check_name(registration)
         _builders[chosen] = builder = _builder(registration)
@@ -278,11 +285,13 @@ def _make_pretrained(
     from hubstate.collector import collection_paused
     from hubstate.hub import open_release
     from hubstate.pretrained import load_release
+    from hubstate.zoo.features import narrowed
 
     with collection_paused(), skip_init() as skipped:
         model = make()
     with collection_paused():
         release = open_release(source.reference, registry=source.registry)
+        options = {**options, "filter": narrowed(model, options["filter"])}
         sizes = _sizes(model) if adapt else None
         report = load_release(model, release, adapt=sizes, **options)
     skipped.finish(model, loaded=frozenset(report.loaded))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import conv_norm, divisible, he_fan_out, initialise
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.features import featured
 from hubstate.zoo.variants import photographs
 
 __all__ = ["MobileNetV1", "mobilenet_v1"]
@@ -88,6 +89,7 @@ _HALF = (0.5, 0.5, 0.5)
 
 
 @register_model(preprocessing=photographs(interpolation="bicubic", mean=_HALF, std=_HALF))
+@featured("mobilenet_v1")
 def mobilenet_v1(
     *, num_classes: int = 1000, in_chans: int = 3, width: float = 1.0, dropout: float = 0.0
 ) -> MobileNetV1:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import conv_norm, divisible, he_fan_out, initialise, normal, relu6
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.features import featured
 from hubstate.zoo.variants import photographs
 
 __all__ = ["MobileNetV2", "mobilenet_v2"]
@@ -95,6 +96,7 @@ def _features(in_chans: int, outputs: int, *, width: float) -> Iterator[nn.Modul
 
 
 @register_model(preprocessing=photographs())
+@featured("mobilenet_v2")
 def mobilenet_v2(
     *, num_classes: int = 1000, in_chans: int = 3, width: float = 1.0, dropout: float = 0.2
 ) -> MobileNetV2:

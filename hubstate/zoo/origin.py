@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from hubstate.report import LoadReport
 
-__all__ = ["builder_record", "load_report", "preprocessing_of", "remember", "remember_report"]
+__all__ = [
+    "builder_name",
+    "builder_record",
+    "forget",
+    "load_report",
+    "preprocessing_of",
+    "remember",
+    "remember_report",
+]
 
 _ORIGIN, _REPORT = "_hubstate_origin", "_hubstate_report"
 
@@ -59,6 +67,18 @@ def remember_report(
     origin: _Origin | None = vars(model).get(_ORIGIN)
     if preprocessing and origin is not None:
         vars(model)[_ORIGIN] = replace(origin, preprocessing=preprocessing)
+
+
+def forget(model: nn.Module) -> None:
+    """Note on a model that it is no longer what a builder made."""
+    for name in (_ORIGIN, _REPORT):
+        vars(model).pop(name, None)
+
+
+def builder_name(model: nn.Module) -> str | None:
+    """The name of the builder that made a model; None where no builder did."""
+    origin: _Origin | None = vars(model).get(_ORIGIN)
+    return origin.record.name if origin else None
 
 
 def builder_record(model: nn.Module) -> BuilderRecord | None:

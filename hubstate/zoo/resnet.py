@@ -32,6 +32,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.features import featured
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -287,6 +288,7 @@ resnext101_64x4d = variant(
 
 
 @register_model
+@featured("resnet18_small")
 def resnet18_small(
     *,
     num_classes: int = 10,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from hubstate.strictjson import Json
 from hubstate.zoo.builders import Builder, register_model
+from hubstate.zoo.features import featured
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +41,8 @@ def variant(
     """The builder of one row of a table, registered by name.
 
     Args:
-        make: called as ``make(plan, **arguments)``; the builder has the same other arguments.
+        make: called as ``make(plan, **arguments)``; the builder has the same other arguments, and
+            ``features_only`` where the stages of the architecture are known.
         plan: what tells this variant from the others.
         name: the builder's name, and what its module calls it.
         about: the builder's docstring.
@@ -59,7 +61,7 @@ def variant(
     build.__module__ = make.__module__
     build.__doc__ = about
     cast(Any, build).__signature__ = signature.replace(parameters=own)
-    return register_model(name=name, preprocessing=preprocessing)(build)
+    return register_model(name=name, preprocessing=preprocessing)(featured(name)(build))
 
 
 def photographs(
