@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from torch import nn
 from toys import Toy, toy
 
 import hubstate
-from hubstate.errors import StructureMismatch
+from hubstate.errors import InvalidSetting, StructureMismatch
 from hubstate.zoo import resnet18_small
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.catalogue import parse_catalogue
 
 NAME = "org/small"
 
@@ -163,3 +166,43 @@ def test_a_migration_for_another_structure_is_not_applied(model: nn.Module) -> N
 def test_a_migration_that_means_nothing_is_refused(migrations: Any) -> None:
     with pytest.raises(ValueError, match=r"migrations|transforms"):
         register_model(name="yy-wrong", migrations=migrations)(renamed)
+
+
+def test_a_catalogue_entry_brings_the_rules_for_its_names(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = tmp_path / "mine.toml"
+    catalogue.write_text(
+        'schema = 1\n[[model]]\nbuilder = "yy-catalogued"\ntag = "v1"\nrepository = "org/toy"\n'
+        'license = "mit"\ndefault = true\ntransforms = [\n'
+        "  { rename = 'conv\\.(.*)', to = 'stem.\\1' },\n"
+        "  { rename = 'bn\\.(.*)', to = 'norm.\\1' },\n"
+        "  { split = 'fc\\.(.*)', to = ['low.\\1', 'high.\\1'] },\n]\n"
+    )
+    monkeypatch.setenv("HUBSTATE_CATALOGUE", str(catalogue))
+    build = register_model(name="yy-catalogued")(renamed)
+    old: Toy = toy(pretrained="org/toy")
+    assert torch.equal(build(pretrained=True).state_dict()["stem.bias"], old.conv.bias)
+
+
+def test_a_catalogue_s_rule_that_means_nothing_is_refused() -> None:
+    text = (
+        'schema = 1\n[[model]]\nbuilder = "b"\ntag = "v1"\nrepository = "org/toy"\n'
+        'license = "mit"\ntransforms = [{ drop = "(" }]\n'
+    )
+    with pytest.raises(InvalidSetting, match=r"transforms.*no regular expression"):
+        parse_catalogue(text, where="here")
+
+
+def test_a_catalogue_with_rules_is_read_without_torch(tmp_path: Path) -> None:
+    catalogue = tmp_path / "mine.toml"
+    catalogue.write_text(
+        'schema = 1\n[[model]]\nbuilder = "b"\ntag = "v1"\nrepository = "org/toy"\n'
+        'license = "mit"\ntransforms = [{ drop = "x" }]\n'
+    )
+    code = (
+        "import sys; from pathlib import Path; from hubstate.zoo.catalogue import read_catalogue\n"
+        f"print(read_catalogue(Path({str(catalogue)!r}))[0].transforms, 'torch' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "({'drop': 'x'},) False", answer.stderr

@@ -27,7 +27,22 @@ shape and filled with ``value``.
 A rule that matches nothing is an error, as are two tensors that get one name.
 """
 
-from hubstate.transforms.resolving import Transformation, resolve
+from typing import TYPE_CHECKING
+
+from hubstate.lazy import importing
 from hubstate.transforms.rules import Rule, Rules, dump_rules, parse_rules, read_rules
 
-__all__ = ["Rule", "Rules", "Transformation", "dump_rules", "parse_rules", "read_rules", "resolve"]
+if TYPE_CHECKING:
+    from hubstate.transforms.resolving import Transformation, resolve
+
+__all__ = [
+    "Rule",
+    "Rules",
+    "Transformation",
+    "dump_rules",
+    "parse_rules",
+    "read_rules",
+    "resolve",
+]
+
+__getattr__ = importing(__name__, {"resolving": ("Transformation", "resolve")})

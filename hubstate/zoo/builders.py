@@ -254,6 +254,7 @@ def _builder(registration: Registration) -> Builder[Any]:
         source = _locked(registration, pretrained)
         options: dict[str, Any] = {"filter": filter, "strict": strict}
         options |= {"prefault": prefault, "copy": copy, "migrations": registration.migrations}
+        options |= {"transforms": source.transforms}
         arguments = {**source.arguments, **arguments}
         make = functools.partial(_make, registration, signature, arguments)
         return _make_pretrained(make, source, options, adapt=adapt)

@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hubstate.digest import Digest
 from hubstate.errors import InvalidReference, InvalidSetting, UnknownModel
@@ -45,6 +46,7 @@ _FIELDS: dict[str, tuple[type, str]] = {
     "manifest": (str, "sha256: and 64 hex digits"),
     "registry": (str, "a folder or a URL"),
     "arguments": (dict, "a table"),
+    "transforms": (list, "a list of rules"),
     "metrics": (dict, "a table"),
 }
 _REQUIRED = ("builder", "tag", "repository", "license")
@@ -66,6 +68,8 @@ class CatalogueEntry:
     """Where the repository is, if not in the configured registry."""
     arguments: Mapping[str, Json] = field(default_factory=dict)
     """What the builder must be called with to fit these weights."""
+    transforms: tuple[Mapping[str, Json], ...] = ()
+    """Rules that make the builder's tensors of the release's; see ``hubstate.transforms``."""
     metrics: Mapping[str, Json] = field(default_factory=dict)
     """Figures that were measured with these weights."""
 
@@ -79,6 +83,7 @@ class Source:
     """Of the entry; None for a reference that was given as such."""
     registry: str | None = None
     arguments: Mapping[str, Json] = field(default_factory=dict)
+    transforms: tuple[Mapping[str, Json], ...] = ()
 
 
 def entries() -> tuple[CatalogueEntry, ...]:
@@ -119,6 +124,7 @@ def choose(builder: str, pretrained: bool | str, *, own: Iterable[CatalogueEntry
                 tag=entry.tag,
                 registry=entry.registry,
                 arguments=entry.arguments,
+                transforms=entry.transforms,
             )
     raise UnknownModel(_absent(builder, pretrained, known))
 
@@ -185,6 +191,8 @@ def _entry(table: Mapping[str, Json]) -> CatalogueEntry:
     fields: dict[str, object] = dict(table)
     revision = fields.pop("manifest", None) or fields.get("revision", "main")
     fields.pop("revision", None)
+    rules: Any = table.get("transforms", ())
+    fields["transforms"] = tuple(rules)
     reference = Reference(repo=str(fields.pop("repository")), revision=str(revision))
     return CatalogueEntry(reference=reference, **fields)  # type: ignore[arg-type]
 
@@ -222,6 +230,9 @@ def _value_problems(key: str, value: object) -> Iterator[str]:
     if isinstance(value, dict):
         yield from _table_problems(value)
         return
+    if isinstance(value, list):
+        yield from _rule_problems(value)
+        return
     text = str(value)
     try:
         if key == "repository":
@@ -234,6 +245,15 @@ def _value_problems(key: str, value: object) -> Iterator[str]:
         yield str(error)
     if key == "tag" and not _TAG.match(text):
         yield f"expected letters, digits, '.', '_' and '-', found {text!r}"
+
+
+def _rule_problems(rules: list[Any]) -> Iterator[str]:
+    from hubstate.transforms.rules import parse_rules  # here, because few entries have any
+
+    try:
+        parse_rules(rules)
+    except InvalidSetting as error:
+        yield str(error)
 
 
 def _table_problems(table: Mapping[str, object]) -> Iterator[str]:
