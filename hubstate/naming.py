@@ -77,7 +77,7 @@ class _Rename:
 
     def __call__(self, name: str) -> str:
         for rule, replacement in self.rules:
-            name = rule.sub(replacement, name)
+            name, _ = _replaced(rule, replacement, name)
         return name
 
     def unused(self, names: Iterable[str]) -> list[str]:
@@ -85,10 +85,17 @@ class _Rename:
         used = set()
         for name in names:
             for rule, replacement in self.rules:
-                name, count = rule.subn(replacement, name)
+                name, count = _replaced(rule, replacement, name)
                 if count:
                     used.add(rule)
         return [rule.pattern for rule, _ in self.rules if rule not in used]
+
+
+def _replaced(rule: re.Pattern[str], replacement: str, name: str) -> tuple[str, int]:
+    try:
+        return rule.subn(replacement, name)
+    except (re.error, IndexError) as error:  # a group that the rule does not have
+        raise ValueError(f"rename: {rule.pattern!r} to {replacement!r}: {error}") from error
 
 
 def _compile(rule: str | re.Pattern[str]) -> re.Pattern[str]:

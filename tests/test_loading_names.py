@@ -143,6 +143,8 @@ def test_a_rule_that_matches_nothing_is_an_error() -> None:
     dst = {"a": torch.zeros(1)}
     assert issues(dst, src, rename=rules) == [("^x", "rename")]
     loadmodel(dst, src, rename=rules, strict=False)
+    with pytest.raises(ValueError, match=r"rename: .* invalid group reference"):
+        loadmodel(net(), net(), rename={"w": r"\3"})
     with pytest.raises(ValueError, match="no regular expression"):
         loadmodel(dst, src, rename={"(": ""})
 

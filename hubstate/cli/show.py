@@ -113,7 +113,8 @@ def _lines(subject: Subject) -> Iterator[tuple[str, str]]:
     yield "metrics", _pairs(manifest.metrics)
     yield "preprocessing", _pairs(manifest.preprocessing)
     labels = manifest.labels
-    yield "labels", f"{len(labels)}: {', '.join(labels[:8])}" + " …" * (len(labels) > 8)
+    if labels:
+        yield "labels", f"{len(labels)}: {', '.join(labels[:8])}" + " …" * (len(labels) > 8)
     yield "probe", f"an input of {manifest.probe.shape}" if manifest.probe else ""
     sizes = subject.sizes.items()
     yield "files", ", ".join(f"{name} {size(count or 0)}" for name, count in sizes)
