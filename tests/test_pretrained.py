@@ -242,3 +242,13 @@ def test_a_warm_load_imports_nothing_beyond_torch(published: nn.Module) -> None:
     assert answer.returncode == 0, answer.stderr
     foreign = {name.split(".")[0] for name in answer.stdout.split()}
     assert not foreign & {"requests", "huggingface_hub", "tqdm", "click", "platformdirs"}
+
+
+def test_a_builder_may_have_an_argument_called_name() -> None:
+    @hubstate.register_model(name="named-toy")
+    def named(*, name: str = "x") -> nn.Module:
+        model = nn.Linear(3, 2)
+        model.called = name
+        return model
+
+    assert hubstate.create_model("named-toy", name="y").called == "y"
