@@ -218,6 +218,18 @@ def test_large_integers_that_differ_in_the_last_bit_differ() -> None:
     assert deviation(old, torch.tensor([2**60])).elements == 0
 
 
+def test_names_from_strangers_send_nothing_to_the_terminal(run: Run, tmp_path: Path) -> None:
+    evil = tmp_path / "evil.safetensors"
+    save_file({"a\x1b[2J\x9b31m\u202e.w": torch.zeros(1)}, evil)
+    save_file({"b": torch.zeros(1)}, tmp_path / "b.safetensors")
+    for words in (["show", str(evil)], ["diff", str(evil), str(tmp_path / "b.safetensors")]):
+        _, out, err = run(*words)
+        assert "\\x1b[2J" in out
+        assert not {"\x1b", "\x9b", "\u202e"} & {*out, *err}
+    _, _, err = run("show", "org/\x1b[2J")
+    assert "\x1b" not in err
+
+
 @pytest.mark.parametrize("command", ["show", "diff"])
 def test_every_help_shows_an_example(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")

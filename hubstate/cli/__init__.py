@@ -1,8 +1,8 @@
 """The ``hubstate`` command. Each subcommand's module is imported when it is called, not before.
 
-Exit codes: 0 done; 1 failed; 2 the call or a reference is off; 3 not found; 4 model and weights
-differ; 5 damaged bytes; 6 not reachable or offline; 7 somebody else was first; 8 the gate refused;
-130 interrupted.
+Exit codes: 0 done; 1 failed (of diff: they differ); 2 the call or a reference is off; 3 not found;
+4 model and weights differ; 5 damaged bytes; 6 not reachable or offline; 7 somebody else was first;
+8 the gate refused; 130 interrupted.
 """
 
 from __future__ import annotations
