@@ -28,7 +28,9 @@ class Application:
         self._http = Observer(dispatcher, registry.metrics)
 
     def close(self) -> None:
-        """Close the database."""
+        """End what runs in the background, and close the database."""
+        for extension in self.registry.extensions.values():
+            extension.close()
         self._dispatcher.answers.close()
         self.registry.storage.close()
 

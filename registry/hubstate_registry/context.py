@@ -50,6 +50,9 @@ class Extension(Protocol):
     def read(self, blob: Blob, *, start: int, stop: int) -> Iterator[bytes]:
         """A byte range of a blob that is stored only in this other way."""
 
+    def close(self) -> None:
+        """Leave off what runs in the background; the registry stops."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Registry:

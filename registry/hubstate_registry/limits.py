@@ -91,7 +91,8 @@ async def stream_body(
     pending, size, more = bytearray(), 0, True
     while more:
         try:
-            message = await asyncio.wait_for(receive(), limits.read_seconds)
+            async with asyncio.timeout(limits.read_seconds):
+                message = await receive()
         except TimeoutError:
             raise TooSlow(f"nothing arrived for {limits.read_seconds} seconds") from None
         if message["type"] == "http.disconnect":

@@ -177,6 +177,22 @@ def test_the_stock_client_publishes_and_fetches_through_nginx(
     assert any("xet-write-token" in route for route in routes) == xet
 
 
+def test_what_came_by_xet_is_sent_by_nginx_from_the_second_plain_read(
+    site: Site, tmp_path: Path
+) -> None:
+    content = os.urandom(2_000_000)
+    (tmp_path / "w").write_bytes(content)
+    site.upload(tmp_path / "home", "admin/copied", tmp_path / "w", xet=True)
+    for number in range(100):
+        id = f"plain-{number}"
+        answer = site.get("/admin/copied/resolve/main/w.bin", headers={"X-Request-Id": id})
+        assert answer.content == content
+        if site.line(id)["sent"] == 0:
+            break
+        time.sleep(0.1)
+    assert number >= 1 and site.line(id)["sent"] == 0
+
+
 def test_bytes_come_from_nginx_and_headers_from_the_registry(site: Site, tmp_path: Path) -> None:
     content = os.urandom(3_000_000)
     (tmp_path / "w").write_bytes(content)

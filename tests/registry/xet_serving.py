@@ -70,6 +70,7 @@ class Serving:
     counts: Counting
     tokens: dict[str, str]
     homes: Path
+    xet: XetExtension
 
     def run(
         self, code: str, *args: object, user: str = "ada", home: str = "", **variables: str
@@ -98,12 +99,11 @@ class Serving:
 
 
 @contextmanager
-def serving(root: Path, *users: str) -> Iterator[Serving]:
+def serving(root: Path, *users: str, copies: bool = False) -> Iterator[Serving]:
     """Serve a new registry with these users until the block ends."""
     storage = Storage(root / "registry")
-    app: Application = create(
-        Settings(root=root / "registry"), storage=storage, extensions=[XetExtension(storage)]
-    )
+    xet = XetExtension(storage, copies=copies)
+    app: Application = create(Settings(root=root / "registry"), storage=storage, extensions=[xet])
     with storage.database.write() as connection:
         for user in users:
             accounts.add_namespace(connection, user)
@@ -120,7 +120,7 @@ def serving(root: Path, *users: str) -> Iterator[Serving]:
             assert thread.is_alive()
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Serving(f"http://127.0.0.1:{port}", storage, counts, tokens, root / "homes")
+        yield Serving(f"http://127.0.0.1:{port}", storage, counts, tokens, root / "homes", xet)
     finally:
         server.should_exit = True
         thread.join()

@@ -68,6 +68,11 @@ class Server(uvicorn.Server):
 @click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False))
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False))
 @click.option("--accel-prefix", help="nginx location of DIR, for X-Accel-Redirect; '/protected'.")
+@click.option(
+    "--no-plain-copies",
+    is_flag=True,
+    help="Keep no whole files of what came by Xet; plain reads of it cost more.",
+)
 @click.option("--no-anonymous", is_flag=True, help="Public repositories need a token too.")
 @click.option("--public-metrics", is_flag=True, help="/metrics answers without a token.")
 @click.option("--max-file-size", metavar="BYTES", type=int, default=Limits().object_bytes)
@@ -108,7 +113,8 @@ def serve(directory: Path, **options: Any) -> None:
             object_bytes=options["max_file_size"], requests_per_minute=options["rate_limit"]
         ),
     )
-    application = app.create(settings, storage=storage, extensions=[XetExtension(storage)])
+    xet = XetExtension(storage, copies=not options["no_plain_copies"])
+    application = app.create(settings, storage=storage, extensions=[xet])
     if options["server"] == "granian":
         granian_server.run(application, options)
     else:

@@ -39,17 +39,22 @@ def fsck(directory: Path, fast: bool) -> None:
 @click.command()
 @directory
 @click.option("--grace", default=24.0, show_default=True, help="Hours that unused bytes are kept.")
+@click.option(
+    "--copies", is_flag=True, help="Also whole files of what came by Xet; plain reads remake them."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would go.")
-def gc(directory: Path, grace: float, dry_run: bool) -> None:
+def gc(directory: Path, grace: float, copies: bool, dry_run: bool) -> None:
     """Remove commits that nothing leads to, and bytes that no commit needs.
 
     Safe while the server runs: what an upload that is under way has brought, or was told is
     there already, is younger than the grace and stays.
     """
     with opened(directory) as storage:
-        report = collect.collect(storage, grace=grace * 3600, dry_run=dry_run)
+        report = collect.collect(storage, grace=grace * 3600, dry_run=dry_run, plain_copies=copies)
     verb = "would remove" if dry_run else "removed"
     click.echo(f"{verb} {report.commits} commits, {report.blobs} blobs ({report.bytes} bytes)")
+    if copies:
+        click.echo(f"{verb} {report.copies} plain copies ({report.copied_bytes} bytes)")
     click.echo(f"{verb} {report.uploads} abandoned uploads, {report.orphans} unknown files")
 
 

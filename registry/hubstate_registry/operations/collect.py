@@ -17,7 +17,7 @@ from hubstate_registry.storage import Storage
 from hubstate_registry.storage.database import Connection
 from hubstate_registry.storage.schema import blobs, commits, holdings, references, repositories
 from hubstate_registry.storage.trees import Tree
-from hubstate_registry.xet import upkeep
+from hubstate_registry.xet import copies, upkeep
 
 __all__ = ["Report", "collect"]
 
@@ -33,19 +33,28 @@ class Report:
     bytes: int = 0
     uploads: int = 0
     orphans: int = 0
+    copies: int = 0
+    copied_bytes: int = 0
 
 
 class _DryRun(Exception):
     """Rolls a transaction back."""
 
 
-def collect(storage: Storage, *, grace: float, dry_run: bool = False) -> Report:
-    """Remove what nothing needs and is older than ``grace`` seconds."""
+def collect(
+    storage: Storage, *, grace: float, dry_run: bool = False, plain_copies: bool = False
+) -> Report:
+    """Remove what nothing needs and is older than ``grace`` seconds.
+
+    With ``plain_copies`` also the whole files of what can be read from its chunks.
+    """
     report, before = Report(), time.time() - grace
     with storage.database.read() as connection:
         numbers = connection.execute(sa.select(repositories.c.id)).scalars().all()
     for number in numbers:
         _in_transaction(storage, dry_run, lambda c, n=number: _trim(c, n, before, report))
+    if plain_copies:
+        report.copies, report.copied_bytes = copies.drop(storage, dry_run=dry_run)
     if dry_run:
         _count_unheld(storage, before, report)
         return report

@@ -5,6 +5,7 @@
     routes      HTTP, and the way in for the application: XetExtension
     access      tokens for one repository, addresses for some bytes of a xorb
     service     receive, register, answer, plan, read
+    copies      whole files for plain readers
     upkeep      gc and fsck
     ── below here: values and bytes alone, no database, no network ──
     files       plans, checks and reading of files that are made of terms

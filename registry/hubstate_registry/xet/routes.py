@@ -39,6 +39,7 @@ from hubstate_registry.storage.blobs import Blob
 from hubstate_registry.storage.repositories import Repository
 from hubstate_registry.xet import access
 from hubstate_registry.xet.access import Grant
+from hubstate_registry.xet.copies import Copies
 from hubstate_registry.xet.errors import OutOfRange, XetError
 from hubstate_registry.xet.files import Fetch
 from hubstate_registry.xet.hashes import Hash, parse_hash
@@ -72,8 +73,9 @@ class XetExtension:
 
     name = "xet"
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, copies: bool = False) -> None:
         self.xet = Xet(storage)
+        self.copies = Copies(storage, self._read_whole) if copies else None
         self._signer = storage.signer
         # Shards take long to check; whatever else wants a thread must not wait for them.
         self._checks = CapacityLimiter(_CHECKS)
@@ -109,7 +111,17 @@ class XetExtension:
     def read(self, blob: Blob, *, start: int, stop: int) -> Iterator[bytes]:
         """A byte range of a file that came by Xet, for a plain reader."""
         # a block is one change of threads
-        return join_pieces(self.xet.read(blob.sha256, start=start, stop=stop), size=_BLOCK)
+        yield from join_pieces(self.xet.read(blob.sha256, start=start, stop=stop), size=_BLOCK)
+        if self.copies is not None:  # only now: two at once would keep this reader waiting
+            self.copies.note(blob, stop - start)
+
+    def _read_whole(self, sha256: str) -> Iterator[bytes]:
+        return join_pieces(self.xet.read(sha256), size=_BLOCK)
+
+    def close(self) -> None:
+        """Leave off what runs in the background."""
+        if self.copies is not None:
+            self.copies.close()
 
     def _token(self, call: Call, *, role: Role) -> Response:
         with call.read() as connection:
