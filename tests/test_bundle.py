@@ -423,6 +423,17 @@ def test_a_byte_that_is_turned_is_refused_or_changes_nothing(
         assert registry.resolve(Reference.parse("a/b")).files["x"].digest == Digest.of(b"1")
 
 
+def test_nothing_can_be_hidden_between_the_files(tmp_path: Path) -> None:
+    good = small_bundle()
+    size = int(good[124:136].rstrip(b"\0"), 8)
+    for at, said in ((140, "a header that is none"), (512 + size, "between the files")):
+        turned = bytearray(good)
+        turned[at] ^= 1
+        (tmp_path / "turned.tar").write_bytes(turned)
+        with pytest.raises(Damaged, match=said):
+            import_bundle(tmp_path / "turned.tar", tmp_path / "elsewhere")
+
+
 def test_names_and_sizes_that_need_pax_headers_come_through(tmp_path: Path) -> None:
     long = "x" * 95 + "/" + "y" * 95 + "/" + "z" * 200
     files = {long: b"1" * 513, "é" * 60: b"", "short": b"2" * 512}
