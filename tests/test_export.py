@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from hubstate.errors import Conflict, HubstateError, InvalidSetting, InvalidWeig
 from hubstate.subject import Subject, open_subject
 from hubstate.transforms import resolve
 from hubstate.weights import save_weights
+from hubstate.zoo import resnet18
 
 
 @pytest.fixture
@@ -202,6 +205,30 @@ def test_a_release_becomes_a_folder_that_the_mixin_loads(run: Run, tmp_path: Pat
     assert run("export", "org/toy", str(folder), "--to", "folder", "--force")[0] == 0
     assert not (folder / "stray").exists()
     assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.peer
+def test_a_release_becomes_a_folder_that_timm_loads(tmp_path: Path) -> None:
+    if find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    try:
+        timm = import_module("timm")
+    except RuntimeError:  # torchvision's compiled operators are for another torch; none is called
+        for name in ("nms", "qnms"):
+            torch.library.define(
+                f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
+            )
+        timm = import_module("timm")
+    torch.manual_seed(0)
+    model = resnet18(num_classes=3).eval()
+    labels = ["a", "b", "c"]
+    hubstate.publish(model, "org/r18", license="mit", labels=labels, probe=(1, 3, 32, 32))
+    export_weights(open_subject("org/r18"), tmp_path / "folder", to="folder")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True).eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(theirs(images), model(images), atol=1e-6)
+    assert theirs.pretrained_cfg["num_classes"] == 3
+    assert list(theirs.pretrained_cfg["label_names"]) == labels
 
 
 def test_the_command_takes_rules_from_a_file(run: Run, subject: Subject, tmp_path: Path) -> None:

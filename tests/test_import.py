@@ -477,6 +477,32 @@ def test_files_of_the_frameworks_themselves_compute_what_they_computed_there(
     assert np.allclose(model(images).detach().numpy(), expected[framework], atol=2e-6)
 
 
+def test_flax_attention_computes_what_it_computed_there() -> None:
+    expected = np.load(GOLDEN / "expected-attention.npz")
+    found = read_foreign(GOLDEN / "flax-attention.msgpack").tensors
+    rules = [
+        *layout_rules("flax", found),
+        *(
+            {"fuse": [f"{name}.{leaf}" for name in ("query", "key", "value")], "to": to}
+            for leaf, to in (("weight", "in_proj_weight"), ("bias", "in_proj_bias"))
+        ),
+        {"rename": r"out\.(.*)", "to": r"out_proj.\1"},
+    ]
+    fused = resolve(rules, found).apply(found)
+    assert {name: tuple(t.shape) for name, t in fused.items()} == {
+        "in_proj_weight": (18, 8), "in_proj_bias": (18,),
+        "out_proj.weight": (8, 6), "out_proj.bias": (8,),
+    }  # fmt: skip
+    x = torch.from_numpy(expected["inputs"])
+    q, k, v = (
+        part.unflatten(-1, (2, 3)).transpose(1, 2)
+        for part in (x @ fused["in_proj_weight"].T + fused["in_proj_bias"]).chunk(3, -1)
+    )
+    mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    ours = mixed @ fused["out_proj.weight"].T + fused["out_proj.bias"]
+    assert np.allclose(ours.numpy(), expected["flax"], atol=1e-4)
+
+
 # HDF5 that refers to other files
 
 

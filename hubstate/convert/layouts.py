@@ -16,8 +16,10 @@
 Keras 3 numbers a layer's variables (``vars.0`` …): a first one of two dimensions or more is a
 kernel and the second its bias; four of one dimension are a batch normalisation. A kernel (h, w,
 channels, multiplier) is depthwise where its layer's name says so or its bias has channels ×
-multiplier values; it becomes (channels × multiplier, 1, h, w). The states of random generators are
-dropped. ``params.``, ``batch_stats.``, ``model_weights.`` and ``layers.`` are cut off the front.
+multiplier values; it becomes (channels × multiplier, 1, h, w). In Flax's attention, heads and their
+width become one axis: ``query``, ``key``, ``value`` and ``out`` are linear layers here. States of
+random generators are dropped. ``params.``, ``batch_stats.``, ``model_weights.`` and ``layers.`` are
+cut off the front.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from hubstate.errors import InvalidSetting
@@ -82,8 +85,10 @@ def _channels_last(forms: Forms) -> list[_Data]:
     names = {**_by_word(forms, _CHANNELS_LAST), **_by_number(forms)}
     kernels = [n for n, new in names.items() if new.endswith("weight") and not _is_table(n)]
     deep = [name for name in kernels if _is_depthwise(name, names, forms)]
+    heads = [rule for name in kernels for rule in _heads(name, forms)]
+    flat = {name: _joined(name, forms) for name in kernels if name not in deep}
     rules = [{"drop": _literal(random)}] if random else []
-    rules += _axes({n: forms[n] for n in kernels if n not in deep}, _last_first)
+    rules += heads + _axes(flat, _last_first)
     rules += [rule for name in deep for rule in _depth(name, forms)]
     return [*rules, *_renames({name: _bare(new) for name, new in names.items()})]
 
@@ -105,6 +110,35 @@ def _is_depthwise(name: str, names: Mapping[str, str], forms: Forms) -> bool:
     if sizes and sizes[0] != shape[3]:
         return bool(sizes[0] == shape[2] * shape[3])
     return "depthwise" in name.lower()
+
+
+def _joined(name: str, forms: Forms) -> Tensor:
+    """A kernel's form once the heads of an attention are one axis."""
+    form = forms[name]
+    return torch.empty(_two(name, forms) or form.shape, dtype=form.dtype, device="meta")
+
+
+def _two(name: str, forms: Forms) -> tuple[int, int] | None:
+    """(in, out) of a kernel of Flax's attention: (in, heads, width), or (heads, width, out)."""
+    owner, _, leaf = name.rpartition(".")
+    attention, _, layer = owner.rpartition(".")
+    shape = tuple(forms[name].shape)
+    if leaf != "kernel" or len(shape) != 3 or f"{attention}.query.kernel" not in forms:
+        return None
+    if layer == "out":
+        return shape[0] * shape[1], shape[2]
+    return (shape[0], shape[1] * shape[2]) if layer in ("query", "key", "value") else None
+
+
+def _heads(name: str, forms: Forms) -> list[_Data]:
+    """Rules that make one axis of an attention's heads and their width, in kernel and bias."""
+    two, bias = _two(name, forms), name.removesuffix("kernel") + "bias"
+    if two is None:
+        return []
+    rules: list[_Data] = [{"reshape": re.escape(name), "shape": list(two)}]
+    if bias in forms and forms[bias].ndim == 2:
+        rules.append({"reshape": re.escape(bias), "shape": [-1]})
+    return rules
 
 
 def _last_first(ndim: int) -> list[int]:

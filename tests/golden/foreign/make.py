@@ -8,6 +8,8 @@
     keras3.keras     Keras's own archive, whose variables are numbered
     keras-model.h5   the older HDF5 form of a whole model
     flax.msgpack     flax.serialization.to_bytes of params and batch_stats
+    flax-attention.msgpack   … of an attention with two heads; its input and output are in
+    expected-attention.npz
     expected.npz     the images (N, H, W, C), and what each model answers in its own framework
 """
 
@@ -65,5 +67,19 @@ def main() -> None:
     )
 
 
+def attention() -> None:
+    draw = np.random.default_rng(2).normal
+    inputs = draw(size=(2, 5, 8)).astype("f4")
+    layer = flax.linen.MultiHeadDotProductAttention(num_heads=2, qkv_features=6, out_features=8)
+    variables = jax.tree_util.tree_map(
+        lambda array: draw(size=array.shape).astype("f4"),
+        layer.init(jax.random.PRNGKey(0), inputs, inputs),
+    )
+    (HERE / "flax-attention.msgpack").write_bytes(serialization.to_bytes(variables))
+    outputs = np.asarray(layer.apply(variables, inputs, inputs))
+    np.savez_compressed(HERE / "expected-attention.npz", inputs=inputs, flax=outputs)
+
+
 if __name__ == "__main__":
     main()
+    attention()
