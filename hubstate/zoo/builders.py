@@ -30,6 +30,7 @@ from hubstate.reference import Reference
 from hubstate.strictjson import Json
 from hubstate.zoo.catalogue import CatalogueEntry, Source, choose
 from hubstate.zoo.index import BUILTIN
+from hubstate.zoo.libraries import find_architecture
 from hubstate.zoo.origin import (
     builder_record,
     load_report,
@@ -37,6 +38,7 @@ from hubstate.zoo.origin import (
     remember,
     remember_report,
 )
+from hubstate.zoo.spelling import spelled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +51,7 @@ __all__ = [
     "Builder",
     "Registration",
     "builder_record",
+    "library_builder",
     "load_report",
     "preprocessing_of",
     "register_model",
@@ -133,7 +136,8 @@ def register_model(
     What the builder adds to the function's own arguments:
 
     - ``pretrained``: False for random weights, True for the catalogue's default, a tag of the
-      catalogue, or a reference with a ``/`` such as ``"org/name@v1"``;
+      catalogue, or a reference with a ``/`` such as ``"org/name@v1"``; torchvision's spelling
+      ``weights=`` is understood too, see ``hubstate.zoo.spelling``;
     - ``filter``, ``strict``: which weights are taken, and whether all must fit, as in
       ``loadmodel``; parameters that get no weights are initialised as ever;
     - ``adapt``: with another ``num_classes`` or ``in_chans`` than the release's, keep the head as
@@ -248,6 +252,7 @@ def _builder(registration: Registration) -> Builder[Any]:
         copy: bool = False,
         **arguments: Any,
     ) -> Any:
+        pretrained = spelled(registration.name, pretrained, arguments, signature=signature)
         _check_pretrained(pretrained)
         if pretrained is False:
             return _make(registration, signature, arguments)
@@ -338,6 +343,19 @@ def _call(registration: Registration, arguments: Mapping[str, Any]) -> nn.Module
         preprocessing=registration.preprocessing,
     )
     return model
+
+
+def library_builder(name: str) -> Builder[Any]:
+    """The builder of another library's architecture, such as ``timm:resnet50``.
+
+    Raises:
+        UnknownModel: the library cannot be imported, or has nothing of that name.
+    """
+    function, preprocessing, head = find_architecture(name)
+    registration = Registration(
+        name=name, function=function, source=name, preprocessing=preprocessing, head=head
+    )
+    return _builder(registration)
 
 
 def unregistered(function: Callable[..., Any], path: str) -> Builder[Any]:

@@ -7,6 +7,7 @@ when they are asked for, and not before.
 from __future__ import annotations
 
 import difflib
+import inspect
 from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -18,10 +19,13 @@ from hubstate.zoo.builders import (
     BUILTIN,
     RESERVED,
     Builder,
+    library_builder,
     register_model,
     registered,
     unregistered,
 )
+from hubstate.zoo.libraries import library_of
+from hubstate.zoo.spelling import WEIGHTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,20 +78,30 @@ def build(record: BuilderRecord) -> nn.Module:
     """
     known = record.source is None or record.name in list_models()
     builder = find_builder(record.name if known else str(record.source))
-    reserved = RESERVED.keys() & record.arguments.keys()
-    if reserved and ":" not in builder.registration.name:
+    reserved = {*RESERVED, WEIGHTS} & record.arguments.keys() - _own(builder)
+    if reserved:
         raise InvalidManifest(f"builder {record.name}: arguments may not have {min(reserved)!r}")
     arguments: dict[str, Any] = dict(record.arguments)
     model: nn.Module = builder(**arguments)
     return model
 
 
+def _own(builder: Builder[Any]) -> set[str]:
+    """The arguments of a builder's own function, whatever they are called."""
+    registration = builder.registration
+    if ":" in registration.name and not library_of(registration.name):
+        return {*RESERVED, WEIGHTS}  # not registered: every argument is its own
+    return set(inspect.signature(registration.function).parameters)
+
+
 def find_builder(name: str) -> Builder[Any]:
-    """The builder of a name, or of ``package.module:function``.
+    """The builder of a name, of another library's, or of ``package.module:function``.
 
     Raises:
         UnknownModel: there is none; the message has similar names.
     """
+    if library_of(name):
+        return library_builder(name)
     if ":" in name:
         return _import(name)
     if name in BUILTIN:
