@@ -687,8 +687,8 @@ def test_a_repository_without_manifest_becomes_a_release(run: Run, tmp_path: Pat
     path = tmp_path / "model.safetensors"
     model = trained()
     save_file(model.state_dict(), path)
-    publish_files("elsewhere/toy", {"model.safetensors": path}, message="As others do")
-    code, _, err = run("import", "elsewhere/toy@main", "--as", "org/bare", "--license", "mit")
+    publish_files("elsewhere/toy.v1_in1k", {"model.safetensors": path}, message="As others do")
+    code, _, err = run("import", "elsewhere/toy.v1_in1k", "--as", "org/bare", "--license", "mit")
     assert code == 0, err
     release = hubstate.open_release("org/bare")
     assert release.manifest is not None

@@ -88,10 +88,13 @@ def command(source: str, as_json: bool, **options: Any) -> None:
 
 def _locate(source: str, file: str | None, registry: str | None) -> tuple[Path, str]:
     """The file, and what it is called; a repository's is fetched."""
-    path = Path(source)
-    if path.suffix and (path.exists() or "@" not in source):
-        return path, path.name
+    from hubstate.convert.reading import FORMATS
     from hubstate.hub import open_release
+
+    path = Path(source)
+    endings = tuple(ending for known in FORMATS.values() for ending in known)
+    if path.is_file() or source.lower().endswith(endings):  # a repository may have a dot, too
+        return path, path.name
 
     release = open_release(source, registry=registry)
     name = file or release.weights
