@@ -595,6 +595,20 @@ def test_flux_weights_compute_the_same(flux: tuple[Path, dict[str, Any]]) -> Non
     assert np.allclose(model[3](features)[0].detach().numpy(), expected, atol=1e-5)
 
 
+def test_named_tuples_within_named_tuples_lie_in_one_compound(tmp_path: Path) -> None:
+    """JLD2 stores small immutable values in line, and numbers beside the references to arrays."""
+    path = tmp_path / "a.jld2"
+    ref = h5py.ref_dtype
+    norm = np.dtype([("β", ref), ("ϵ", "f4"), ("affine", "u1"), ("chs", "i8")])
+    layers = np.dtype([("1", [("weight", ref), ("bias", ref)]), ("3", norm)])
+    with h5py.File(path, "w") as file:
+        weight, beta = julia(file, "w", np.ones((2, 3), "f4")), julia(file, "b", np.ones(4, "f4"))
+        value = ((((weight, h5py.Reference())), (beta, 1e-5, 1, 4)),)
+        file["state"] = np.array(value, dtype=[("layers", layers)])
+    found = find_weights(load_jld2(path), key="state.layers").tensors
+    assert {name: tuple(t.shape) for name, t in found.items()} == {"0.weight": (2, 3), "2.β": (4,)}
+
+
 def test_vectors_and_dicts_of_julia_are_lists_and_names(tmp_path: Path) -> None:
     path = tmp_path / "a.jld2"
     with h5py.File(path, "w") as file:
