@@ -49,6 +49,25 @@ def test_the_library_s_own_catalogue_is_valid_and_names_its_builders() -> None:
     assert {entry.builder for entry in known} <= BUILTIN.keys()
 
 
+def test_the_public_hub_s_weights_are_listed_under_torchvision_s_names() -> None:
+    hub = [entry for entry in entries() if entry.registry]
+    assert {entry.builder for entry in hub} >= {"resnet18", "wide_resnet50_2", "densenet121"}
+    assert choose("resnet50", True).reference == "timm/resnet50.tv2_in1k@main"
+    assert choose("resnet50", "imagenet1k_v1").reference == "timm/resnet50.tv_in1k@main"
+    assert choose("resnet18", True).registry == "https://huggingface.co"
+    defaults = [entry.builder for entry in hub if entry.default]
+    assert sorted(defaults) == sorted({entry.builder for entry in hub})
+
+
+def test_a_file_is_not_read_before_its_turn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name_catalogues(monkeypatch, tmp_path, catalogue(table(default="true")), "not a catalogue")
+    assert choose("resnet18", True).tag == "v1"
+    with pytest.raises(InvalidSetting):
+        choose("resnet18", "v2")
+
+
 def test_an_entry_is_read_with_its_defaults() -> None:
     (entry,) = read(table())
     expected = CatalogueEntry(
@@ -194,14 +213,18 @@ def test_a_reference_that_cannot_be_read_is_an_error() -> None:
 def test_a_missing_entry_names_the_valid_ones(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: bool | str
 ) -> None:
-    name_catalogues(monkeypatch, tmp_path, catalogue(table(), table(tag='"v2"')))
+    name_catalogues(
+        monkeypatch,
+        tmp_path,
+        catalogue(table(builder='"alexnet"'), table(builder='"alexnet"', tag='"v2"')),
+    )
     with pytest.raises(UnknownModel, match="'v1', 'v2'"):
-        choose("resnet18", wanted)
+        choose("alexnet", wanted)
 
 
 def test_a_builder_without_weights_says_what_can_be_given() -> None:
     with pytest.raises(UnknownModel, match=r"no entry for it.*org/name@revision.*CATALOGUE"):
-        choose("resnet34", True)
+        choose("alexnet", True)
 
 
 def test_the_first_file_counts_most(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -116,8 +116,9 @@ def choose(builder: str, pretrained: bool | str, *, own: Iterable[CatalogueEntry
     """
     if isinstance(pretrained, str) and "/" in pretrained:
         return Source(reference=str(Reference.parse(pretrained)))
-    known = [entry for entry in _known(own) if entry.builder == builder]
-    for entry in known:
+    known = []
+    for entry in _known(builder, own):
+        known.append(entry)
         if entry.default if pretrained is True else entry.tag == pretrained:
             return Source(
                 reference=str(entry.reference),
@@ -129,9 +130,19 @@ def choose(builder: str, pretrained: bool | str, *, own: Iterable[CatalogueEntry
     raise UnknownModel(_absent(builder, pretrained, known))
 
 
-def _known(own: Iterable[CatalogueEntry]) -> tuple[CatalogueEntry, ...]:
-    named = [entry for path in catalogues() for entry in read_catalogue(path)]
-    return _first_of_each([*named, *own, *read_catalogue(_OWN)])
+def _known(builder: str, own: Iterable[CatalogueEntry]) -> Iterator[CatalogueEntry]:
+    """The entries for a builder, the first of each tag; no file is read before its turn."""
+    named = (entry for path in catalogues() for entry in read_catalogue(path))
+    tags = set()
+    for entries in (named, own, _shipped()):
+        for entry in entries:
+            if entry.builder == builder and entry.tag not in tags:
+                tags.add(entry.tag)
+                yield entry
+
+
+def _shipped() -> Iterator[CatalogueEntry]:
+    yield from read_catalogue(_OWN)
 
 
 def _files() -> list[Path]:
