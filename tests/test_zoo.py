@@ -541,7 +541,7 @@ def test_pretrained_of_another_type_is_refused(pretrained: object) -> None:
 
 def test_pretrained_that_is_not_there_names_what_can_be_given() -> None:
     with pytest.raises(UnknownModel, match="org/name@revision"):
-        resnet18(pretrained=True)
+        zoo.alexnet(pretrained=True)
 
 
 @pytest.mark.usefixtures("catalogued")
