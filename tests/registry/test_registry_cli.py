@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 from click.testing import CliRunner, Result
 from huggingface_hub import HfApi
 from registry_serving import Serving, hf, serving
@@ -206,6 +207,40 @@ def test_metrics_health_and_request_ids(served: Serving) -> None:
     text = served.request("GET", "/metrics", user="root").text
     wanted = 'requests_total{method="GET",route="/api/models",status="200"} 2.0'
     assert wanted in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="calls from 127.0.0.2")
+def test_behind_a_proxy_addresses_are_the_proxys_and_callers_its_callers(tmp_path: Path) -> None:
+    base = "https://models.example.org"
+    options = ("--base-url", base, "--behind-proxy", "127.0.0.1")
+    with process(tmp_path / "registry", *options) as (running, url):
+        assert running.stdout is not None
+        bearer = {"Authorization": f"Bearer {running.stdout.readline().rpartition(' ')[2].strip()}"}
+        body = {"name": "net"}
+        made = requests.post(f"{url}/api/repos/create", json=body, headers=bearer, timeout=9)
+        batch = {"operation": "upload", "objects": [{"oid": "ab" * 32, "size": 9}]}
+        address = f"{url}/admin/net.git/info/lfs/objects/batch"
+        told = requests.post(address, json=batch, headers=bearer, timeout=9).json()["objects"][0]
+        address = f"{url}/api/models/admin/net/xet-write-token/main"
+        token = requests.get(address, headers=bearer, timeout=9).json()
+        for source, id in (("127.0.0.1", "proxy"), ("127.0.0.2", "stranger")):
+            sent = {"X-Forwarded-For": "198.51.100.7", "X-Request-Id": id, "Host": "elsewhere"}
+            with socket.create_connection(
+                ("127.0.0.1", int(url.rpartition(":")[2])), source_address=(source, 0)
+            ) as raw:
+                head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
+                raw.sendall(f"GET /healthz HTTP/1.1\r\nConnection: close\r\n{head}\r\n".encode())
+                while raw.recv(4096):
+                    pass
+        running.send_signal(signal.SIGTERM)
+        running.wait(timeout=20)
+    assert made.json()["url"] == f"{base}/admin/net"
+    assert told["actions"]["upload"]["href"].startswith(f"{base}/api/lfs-object/")
+    assert token["casUrl"] == f"{base}/xet"
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    clients = {line["request_id"]: line["client"] for line in lines if "request_id" in line}
+    assert clients["proxy"] == "198.51.100.7"
+    assert clients["stranger"] == "127.0.0.2", "it is not the proxy, and is not believed"
 
 
 def test_nginx_is_told_where_the_bytes_are(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ print(hub.hf_hub_download(sys.argv[1], "w.bin"))
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(NGINX is None, reason="nginx is not installed"),
+    pytest.mark.skipif(sys.platform != "linux", reason="calls from 127.0.0.2"),
 ]
 
 
