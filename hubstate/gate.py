@@ -49,7 +49,7 @@ def pass_gate(folder: Path) -> None:
     )
     if answer.returncode != 0:
         last = "\n    ".join(answer.stderr.strip().splitlines()[-12:])
-        raise GateRefused([f"a fresh process failed on the release:\n    {last}"])
+        raise GateRefused([f"a fresh process ended with {answer.returncode}:\n    {last}"])
     problems = json.loads(answer.stdout.splitlines()[-1])["problems"]
     if problems:
         raise GateRefused(problems)

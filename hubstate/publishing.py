@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from hubstate.hub import open_registry, open_release, publish_files, tag_commit,
 from hubstate.manifest import Json, Manifest
 from hubstate.progress import step
 from hubstate.reference import Reference
+from hubstate.scratch import scratch_folder
 from hubstate.staging import Description, preprocessing_of, recorded_builder, refusals, stage
 
 __all__ = ["Publication", "publish"]
@@ -143,12 +143,12 @@ def publish(
 
     Raises:
         GateRefused: the release is not fit to be published; `.problems` has every reason.
+            A lazy, sharded or packed module is one, since its values cannot be told.
         Conflict: somebody else moved the branch, or the tag names another commit.
         InvalidWeights: a tensor's dtype or layout cannot be stored; the path is named.
         InvalidReference: the repository's name cannot be read, or has a revision.
         InvalidSetting: an argument means nothing.
         TypeError: the model is no module, or the builder no name.
-        ValueError: a lazy, sharded or packed module, whose values cannot be told; by path.
         Offline: the registry is a server, and no request is allowed.
         Unreachable: the registry does not answer, or the temporary folder is full.
     """
@@ -156,6 +156,8 @@ def publish(
         raise TypeError(f"publish takes a torch.nn.Module, not a {type(model).__name__}")
     if isinstance(labels, str):
         raise InvalidSetting(f"labels: expected a list of names, found one text, {labels!r:.60}")
+    if isinstance(probe, int):
+        raise TypeError(f"probe is the shape of an input, such as (2, 3, 224, 224), not {probe}")
     target = target_of(repository, branch)
     open_registry(registry)  # one that cannot be asked is told before anything is written
     meaning = Description(
@@ -172,17 +174,17 @@ def publish(
     )
     if problems := refusals(model, meaning, allow_nonfinite=allow_nonfinite):
         raise GateRefused(problems)
-    with tempfile.TemporaryDirectory(prefix="hubstate-publish-") as folder:
+    with scratch_folder() as folder:
         with step("writing and hashing the weights"):
-            manifest = stage(model, Path(folder), meaning, repository=target.repo)
+            manifest = stage(model, folder, meaning, repository=target.repo)
         plan = _plan(target, tag, manifest, registry)
         if plan.action == "unchanged":
             return _keep(plan, dry_run=dry_run, registry=registry)
         if plan.parent and plan.difference.same_tensors and not allow_equal:
             raise GateRefused([_all_equal(plan)])
         with step("gate: rebuilding the model in a fresh process"):
-            pass_gate(Path(folder))
-        return plan if dry_run else _commit(plan, Path(folder), message, registry)
+            pass_gate(folder)
+        return plan if dry_run else _commit(plan, folder, message, registry)
 
 
 def _plan(

@@ -39,7 +39,8 @@ __all__ = ["WEIGHTS", "Description", "preprocessing_of", "recorded_builder", "re
 WEIGHTS = "model.safetensors"
 
 # https://spdx.github.io/spdx-spec/v2.3/SPDX-license-expressions/
-_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*( (AND|OR|WITH) [A-Za-z0-9][A-Za-z0-9.+-]*)*\Z")
+_ID = r"\(*[A-Za-z0-9][A-Za-z0-9.+-]*\)*"
+_LICENSE = re.compile(rf"{_ID}( (AND|OR|WITH) {_ID})*\Z")
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
@@ -80,7 +81,10 @@ def recorded_builder(
 def refusals(model: nn.Module, meaning: Description, *, allow_nonfinite: bool) -> list[str]:
     """Every reason to refuse a model that can be seen before anything is written."""
     problems = list(_refused_meaning(meaning))
-    tensors = tensors_of(model)
+    try:
+        tensors = tensors_of(model)
+    except ValueError as error:  # lazy, packed, sharded, or within itself
+        return [*problems, str(error)]
     if not any(tensor.numel() for tensor in tensors.values()):
         problems.append("the model has no tensor with a value in it")
     problems += _refused_names(list(tensors))

@@ -203,6 +203,7 @@ def test_exit_codes_tell_what_is_wrong(run: Any, weights: str, tmp_path: Path) -
     assert run(*words(weights, "--arg", "width=9"))[0] == 4
     assert run(*words(weights, "--arg", "width"))[0] == 2
     assert run(*words(weights, "--probe", "x"))[0] == 2
+    assert run(*words(weights, "--metric", "accuracy=NaN"))[0] == 2
     assert run(*words(weights, "--license", "not a licence!"))[0] == 8
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(Path(weights).read_bytes()[:-1])

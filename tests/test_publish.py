@@ -416,3 +416,20 @@ def test_the_hub_mixin_loads_what_is_published(tmp_path: Path) -> None:
         shutil.copy(path, tmp_path / name)
     same = Mixed.from_pretrained(str(tmp_path))
     assert torch.equal(same.conv.weight, model.get_parameter("conv.weight"))
+
+
+def test_a_model_whose_values_cannot_be_told_is_refused_by_name() -> None:
+    with pytest.raises(GateRefused, match="lazy"):
+        publish(nn.Sequential(nn.LazyLinear(3)), NAME, license="mit", weights_only=True)
+
+
+def test_a_shape_is_several_numbers() -> None:
+    with pytest.raises(TypeError, match="shape of an input"):
+        push(trained(), probe=2)
+
+
+@pytest.mark.parametrize(
+    "license_id", ["(MIT OR Apache-2.0)", "GPL-2.0-only WITH Classpath-exception-2.0"]
+)
+def test_a_licence_may_be_an_expression(license_id: str) -> None:
+    assert publish(trained(), NAME, license=license_id, dry_run=True).action == "planned"

@@ -81,7 +81,7 @@ def pairs(option: str, words: Sequence[str]) -> Mapping[str, Json]:
     """``name=value`` words as a mapping; a value is read as JSON where it is JSON.
 
     Raises:
-        InvalidSetting: a word without ``=``, or a name that is given twice.
+        InvalidSetting: a word without ``=``, a name that is given twice, NaN or an infinity.
 
     >>> pairs("--arg", ["num_classes=10", "stem=small"])
     {'num_classes': 10, 'stem': 'small'}
@@ -93,13 +93,18 @@ def pairs(option: str, words: Sequence[str]) -> Mapping[str, Json]:
             raise InvalidSetting(f"{option} expects name=value, found {word!r}")
         if name in found:
             raise InvalidSetting(f"{option} names {name!r} twice")
-        found[name] = _value(value)
+        found[name] = _value(option, word, value)
     return found
 
 
-def _value(text: str) -> Json:
+def _value(option: str, word: str, text: str) -> Json:
+    def refuse(name: str) -> Json:
+        raise InvalidSetting(f"{option} expects finite numbers, found {name} in {word!r}")
+
     try:
-        value: Json = json.loads(text, parse_constant=lambda name: name)
+        value: Json = json.loads(text, parse_constant=refuse)
+    except InvalidSetting:
+        raise
     except ValueError:
         return text
     return value
