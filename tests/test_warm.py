@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from quick import publish_quickly, release_of
 from toys import Toy, toy
 
 from hubstate import settings, warm
+from hubstate.blobs import FileInfo
 from hubstate.cache import Cache
 from hubstate.cli import main
 from hubstate.digest import Digest
@@ -196,13 +198,30 @@ def test_a_filter_fetches_only_the_tensors_that_pass(hub: Hub) -> None:
     assert proof.complete
     states = {file.name: file.state for file in proof.files}
     assert states["model.safetensors"] == "partial"
+    path = next(file.path for file in proof.files if file.name == "model.safetensors")
+    assert path
     assert hub.sent("model.safetensors") < size * 0.5
     asked = len(hub.seen)
     (proof,) = warm.check(warm.named(["org/name"]), filter=without("fc"))
     assert proof.complete
     (proof,) = warm.check(warm.named(["org/name"]), filter=only("fc"))
     assert isinstance(proof.error, Offline)
+    damage_unnoticed(path)
+    (proof,) = warm.check(warm.named(["org/name"]), filter=without("fc"))
+    assert isinstance(proof.error, DigestMismatch)
     assert len(hub.seen) == asked
+
+
+def damage_unnoticed(path: Path) -> None:
+    """Turn a byte in the first half of a file, and leave its size, time and inode as they are."""
+    times = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(times.st_size // 4)
+        byte = file.read(1)[0]
+        file.seek(times.st_size // 4)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def test_filters_of_both_kinds_at_once_are_refused(hub: Hub, run: Any) -> None:
@@ -222,12 +241,7 @@ def test_a_check_asks_nobody_and_finds_every_kind_of_damage(hub: Hub, run: Any) 
     asked = len(hub.seen)
     assert run("warm", "--check")[0] == 0
     path = blob(hub.files["model.safetensors"])
-    times = path.stat()
-    path.chmod(0o644)
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    damage_unnoticed(path)
     (proof,) = warm.check(warm.named(["org/name"]))
     assert {f.name: f.state for f in proof.files}["model.safetensors"] == "damaged"
     assert isinstance(proof.error, DigestMismatch)
@@ -237,6 +251,27 @@ def test_a_check_asks_nobody_and_finds_every_kind_of_damage(hub: Hub, run: Any) 
     (release,) = json.loads(out)["releases"]
     assert (code, release["files"]["model.safetensors"]["state"]) == (6, "missing")
     assert len(hub.seen) == asked
+
+
+def test_damage_that_can_be_seen_is_called_damage_too(hub: Hub) -> None:
+    warm.warm(warm.named(["org/name"]))
+    path = blob(hub.files["model.safetensors"])
+    damage_unnoticed(path)
+    os.utime(path, (1, 1))
+    (proof,) = warm.check(warm.named(["org/name"]))
+    assert {f.name: f.state for f in proof.files}["model.safetensors"] == "damaged"
+
+
+def test_a_release_that_is_not_as_the_lock_file_says_fails_the_check(hub: Hub) -> None:
+    lock("org/name")
+    warm.warm(warm.named(["org/name"]))
+    (wanted,) = warm.named(["org/name"])
+    assert wanted.pin
+    files = {**wanted.pin.files, "README.md": FileInfo(size=1, digest=Digest.of(b"1"))}
+    other = replace(wanted, pin=replace(wanted.pin, files=files))
+    (proof,) = warm.check([other])
+    assert isinstance(proof.error, DigestMismatch)
+    assert "not what the lock file says" in str(proof.error)
 
 
 def test_a_check_fetches_nothing_from_a_folder_either() -> None:
