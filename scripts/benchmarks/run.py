@@ -6,7 +6,7 @@ import argparse
 import compileall
 from importlib import import_module
 
-NAMES = ("imports", "warm_load", "loading", "hashing", "server", "xet")
+NAMES = ("imports", "warm_load", "loading", "hashing", "server", "xet", "zoo")
 
 
 def main() -> None:
