@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -250,3 +252,17 @@ def test_a_file_that_is_not_text_is_an_error(
     monkeypatch.setenv("HUBSTATE_CATALOGUE", str(tmp_path / "image.toml"))
     with pytest.raises(InvalidSetting, match=r"image\.toml cannot be read"):
         entries()
+
+
+def test_the_command_lists_weights_and_imports_neither_torch_nor_an_architecture() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "hubstate", "models", "resnet*"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "imagenet1k_v2 (default)" in answer.stdout
+    assert "timm/resnet50.tv_in1k@main" in answer.stdout
+    imported = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
+    assert "hubstate.zoo.catalogue" in imported
+    assert not {"torch", "numpy", *BUILTIN.values()} & imported

@@ -5,6 +5,12 @@
     builders.py      register_model: a function that makes an architecture -> a public builder
     catalogue.py     catalogue.toml: which weights exist for which builder
     create.py        create_model, list_models: builders by name
+    index.py         the library's own builders, by family
+    parts.py         where their heads and stages are, as data
+    heads.py         classifier, backbone: a model's head, and all the rest of it
+    features.py      feature maps from the front part of a network
+    spelling.py      torchvision's weights= beside pretrained=
+    libraries.py     timm:… and torchvision:…, imported when they are asked for
     resnet.py …      one family of architectures a file
 
 Built-in builders are reached from here by name. The file of a family, and torch with it, is
