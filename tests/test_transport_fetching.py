@@ -218,8 +218,9 @@ def test_what_is_offline_is_not_asked_for(hub: Hub, monkeypatch: pytest.MonkeyPa
 # Interruptions
 
 FETCH = """
-import sys
+import signal, sys
 from hubstate.hub import fetch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 fetch("org/name", registry=sys.argv[1])
 """
 
