@@ -54,7 +54,7 @@ print(json.dumps({"process s": time.perf_counter() - began}))
 """
 OUR_IMPORTS = """
 from hubstate.zoo import resnet50
-import hubstate.building, hubstate.pretrained
+import tomllib, hubstate.building, hubstate.endpoints.folder, hubstate.pretrained
 """
 OURS = "model = resnet50(pretrained=True{options})\n"
 CATALOGUE = """
