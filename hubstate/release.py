@@ -20,7 +20,7 @@ from hubstate.progress import Hook, bar, quiet
 from hubstate.reference import Reference
 from hubstate.transport.chunks import tensors_of
 
-__all__ = ["Release", "read_release"]
+__all__ = ["WEIGHTS", "Release", "read_release"]
 
 WEIGHTS = "model.safetensors"
 _PREFIX = 64 << 10  # one request of this size holds the header of most weights files

@@ -28,6 +28,7 @@ from hubstate.manifest import (
     hash_weights,
 )
 from hubstate.probe import make_probe
+from hubstate.release import WEIGHTS
 from hubstate.walk import tensors_of
 from hubstate.walk.plain import fields_of, plain
 from hubstate.walk.traits import has_extra, unwrap
@@ -36,7 +37,6 @@ from hubstate.zoo.builders import builder_record, preprocessing_of, registered
 
 __all__ = ["WEIGHTS", "Description", "preprocessing_of", "recorded_builder", "refusals", "stage"]
 
-WEIGHTS = "model.safetensors"
 
 # https://spdx.github.io/spdx-spec/v2.3/SPDX-license-expressions/
 _ID = r"\(*[A-Za-z0-9][A-Za-z0-9.+-]*\)*"

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from hubstate.blobs import FileInfo, Stream
 from hubstate.digest import Digest
 from hubstate.errors import InvalidReference
+from hubstate.manifest import NAME as MANIFEST
 from hubstate.reference import Reference
 
 __all__ = [
@@ -30,8 +31,6 @@ __all__ = [
     "check_paths",
     "matching",
 ]
-
-MANIFEST = "hubstate.json"
 
 TIP: Final = "tip"
 """As a parent: whatever the branch names when the commit begins."""
