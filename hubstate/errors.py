@@ -49,6 +49,7 @@ __all__ = [
     "StructureMismatch",
     "UnknownModel",
     "Unreachable",
+    "reason",
 ]
 
 
@@ -108,13 +109,17 @@ class StructureMismatch(HubstateError, ValueError):
         super().__init__(self.issues, where)
 
     def __str__(self) -> str:
+        return self.tell(rest="all of them are in .issues")
+
+    def tell(self, *, rest: str) -> str:
+        """The text, with where the rest is if there are more than it shows."""
         count = len(self.issues)
         head = f"{count} difference{'s' if count != 1 else ''}"
         head += f" from {self.where}" if self.where else ""
         lines = [f"{head}, nothing was loaded:"]
         lines += [f"  {issue}" for issue in self.issues[: self.SHOWN]]
         if count > self.SHOWN:
-            lines.append(f"  … and {count - self.SHOWN} more (all of them are in .issues)")
+            lines.append(f"  … and {count - self.SHOWN} more ({rest})")
         return "\n".join(lines)
 
 
@@ -198,3 +203,12 @@ class GateRefused(HubstateError):
         count = len(self.problems)
         head = f"not published, {count} problem{'s' if count != 1 else ''}:"
         return "\n".join([head, *(f"  {problem}" for problem in self.problems)])
+
+
+def reason(error: Exception) -> str:
+    """Why something was not what it must be, to stand in a message; not quoted a second time.
+
+    >>> reason(KeyError("size")), reason(ValueError("size 'x'")), reason(RecursionError())
+    ("no 'size'", "size 'x'", 'RecursionError')
+    """
+    return f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__

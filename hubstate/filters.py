@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-__all__ = ["Filter", "Patterns", "only", "without"]
+__all__ = ["Filter", "Patterns", "check_filter", "only", "without"]
 
 Filter = Callable[[str, object], bool]
 
@@ -64,6 +64,27 @@ def without(*patterns: str) -> Patterns:
     [False, True, True]
     """
     return Patterns(patterns, excludes=True)
+
+
+def check_filter(filter: object) -> None:
+    """Refuse what is no filter before anything is done with it; None is no filter, and fine.
+
+    Raises:
+        TypeError: it cannot be called; the message says how a filter of names is written.
+
+    >>> check_filter("fc")
+    Traceback (most recent call last):
+    TypeError: filter: expected a function of a path and a leaf, found 'fc': write only('fc')
+    """
+    if filter is None or callable(filter):
+        return
+    names = [filter] if isinstance(filter, str) else filter
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        names = ["layer1"]
+    call = f"only({', '.join(map(repr, names))})"
+    raise TypeError(
+        f"filter: expected a function of a path and a leaf, found {filter!r:.80}: write {call}"
+    )
 
 
 def _compile(patterns: tuple[str, ...]) -> re.Pattern[str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hubstate.collector import collection_paused
 from hubstate.errors import StructureMismatch
-from hubstate.filters import Filter
+from hubstate.filters import Filter, check_filter
 from hubstate.hub import Release, open_release
 from hubstate.loading import LoadReport, assign_tensors, plan_entries
 from hubstate.manifest import Entry
@@ -80,12 +80,14 @@ def load_pretrained(
         Damaged: a manifest, header or file that is not what it must be.
         Offline: something is not in the cache, and no request is allowed.
         Unreachable: the registry does not answer.
+        TypeError: a filter that cannot be called.
 
     >>> import hubstate
     >>> _ = hubstate.publish(nn.Linear(3, 2), "org/tiny", license="mit", weights_only=True)
     >>> print(load_pretrained(nn.Linear(3, 2), "org/tiny"))
     2 loaded
     """
+    check_filter(filter)
     with collection_paused():
         release = open_release(reference, registry=registry)
         return load_release(
@@ -116,6 +118,7 @@ def load_release(
     copy: bool = False,
 ) -> LoadReport:
     """As :func:`load_pretrained`, from a release that is open already."""
+    check_filter(filter)
     entries = tuple(entries_of(release))
     try:
         rules = [*_migration(release, migrations), *(transforms or ())]

@@ -16,7 +16,7 @@ from torch import nn
 
 from hubstate.blobs import reachable
 from hubstate.card import config_json, model_card
-from hubstate.errors import GateRefused, InvalidSetting
+from hubstate.errors import Damaged, GateRefused, InvalidSetting
 from hubstate.loading import describe
 from hubstate.manifest import (
     NAME,
@@ -29,6 +29,7 @@ from hubstate.manifest import (
 )
 from hubstate.probe import make_probe
 from hubstate.release import WEIGHTS
+from hubstate.strictjson import loads
 from hubstate.walk import tensors_of
 from hubstate.walk.plain import fields_of, plain
 from hubstate.walk.traits import has_extra, unwrap
@@ -127,8 +128,10 @@ def _refused_values(field: str, values: object) -> Iterator[str]:
         return
     for name, value in values.items():
         try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):
+            loads(json.dumps(value, allow_nan=False).encode(), what=f"{field}.{name}")
+        except Damaged as error:  # JSON, but nothing that every language reads alike
+            yield str(error)
+        except (TypeError, ValueError, RecursionError):
             yield (
                 f"{field}.{name}: expected finite numbers, text, None, or lists and mappings of "
                 f"these, found {value!r:.60}, a {type(value).__name__}"

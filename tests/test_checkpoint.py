@@ -163,13 +163,13 @@ def test_any_tree_is_loaded_as_it_was_saved(
     tmp_path_factory: pytest.TempPathFactory, one: Any, two: Any
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "tree"
-    save(path, optimizer=one, data=two)
+    save(path, optimizer=[one], data=two)
     found = load(path)
-    assert same(one, found.optimizer)
+    assert same([one], found.optimizer)
     assert same(two, found.plain["data"])
     assert found.model is None
     data = path.read_bytes()
-    save(path, optimizer=one, data=two)
+    save(path, optimizer=[one], data=two)
     assert path.read_bytes() == data
 
 
@@ -243,6 +243,20 @@ def test_the_structure_is_recorded(tmp_path: Path) -> None:
     found = load(tmp_path / "c").structure
     assert found == describe(model)
     assert structure_hash(found) == structure_hash(describe(model))
+
+
+@pytest.mark.parametrize("thing", ["text", 3, b"x", torch.ones(2), object(), nn.Linear])
+def test_what_is_neither_model_nor_optimizer_is_refused_by_name(tmp_path: Path, thing: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        save(tmp_path / "c", model=thing, optimizer=thing)
+    model, optimizer = str(caught.value).splitlines()[1:]
+    name = type(thing).__name__
+    assert model.startswith("  model: expected a module") and model.endswith(f"found {name}")
+    assert optimizer.startswith("  optimizer: expected an optimizer")
+    assert optimizer.endswith(f"found {name}")
+    with pytest.raises(TypeError, match=r"optimizer: .* found Linear"):
+        save(tmp_path / "c", optimizer=nn.Linear(1, 1))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_kept_is_named_at_once_and_nothing_is_written(tmp_path: Path) -> None:

@@ -203,11 +203,31 @@ def test_exit_codes_tell_what_is_wrong(run: Any, weights: str, tmp_path: Path) -
     assert run(*words(weights, "--arg", "width=9"))[0] == 4
     assert run(*words(weights, "--arg", "width"))[0] == 2
     assert run(*words(weights, "--probe", "x"))[0] == 2
-    assert run(*words(weights, "--metric", "accuracy=NaN"))[0] == 2
     assert run(*words(weights, "--license", "not a licence!"))[0] == 8
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(Path(weights).read_bytes()[:-1])
     assert run(*words(str(torn)))[0] == 5
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", str(2**63), str(-(2**63)), "9" * 5000])
+@pytest.mark.parametrize("form", ["{}", "[1, {}]", '{{"a": {}}}'])
+def test_a_number_that_no_manifest_holds_is_a_call_that_is_off(
+    run: Any, weights: str, number: str, form: str
+) -> None:
+    code, _, err = run(*words(weights, "--metric", f"accuracy={form.format(number)}"))
+    assert code == 2
+    assert err.startswith("error: --metric expects ") and "found 'accuracy=" in err
+    assert len(err) < 200
+
+
+def test_a_capped_list_says_how_to_see_the_whole(run: Any, weights: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_weights(other, {f"layer{i}.weight": torch.zeros(1) for i in range(50)})
+    code, _, err = run(*words(str(other)))
+    assert code == 4
+    assert "more (--json lists all of them)" in err
+    code, out, _ = run(*words(str(other), "--json"))
+    assert len(json.loads(out)["error"]["issues"]) > 50
 
 
 def test_offline_is_an_exit_code_of_its_own(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

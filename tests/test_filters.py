@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import hubstate
 from hubstate.filters import only, without
+from hubstate.warm import check, warm
+from hubstate.zoo import resnet18_small
 
 PATHS = st.lists(st.sampled_from(["layer1", "layer10", "fc", "0", "weight"]), min_size=1).map(
     ".".join
@@ -61,3 +67,33 @@ def test_a_filter_needs_patterns(patterns: tuple[str, ...]) -> None:
     for make in (only, without):
         with pytest.raises(ValueError, match="pattern"):
             make(*patterns)
+
+
+def takers(filter: Any) -> dict[str, Callable[[], object]]:
+    """Everything that takes a filter, given one."""
+    model = nn.Linear(2, 1)
+    return {
+        "loadmodel": lambda: hubstate.loadmodel(model, model.state_dict(), filter=filter),
+        "check": lambda: hubstate.check(model, hubstate.describe(model), filter=filter),
+        "load_pretrained": lambda: hubstate.load_pretrained(model, "org/none", filter=filter),
+        "create_model": lambda: hubstate.create_model("resnet18_small", filter=filter),
+        "pretrained": lambda: resnet18_small(pretrained="org/none", filter=filter),
+        "warm": lambda: warm([], filter=filter),
+        "warm --check": lambda: check([], filter=filter),
+    }
+
+
+@pytest.mark.parametrize("taker", takers(None))
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("weight", "found 'weight': write only('weight')"),
+        (["a", "b.c"], "found ['a', 'b.c']: write only('a', 'b.c')"),
+        (3, "found 3: write only('layer1')"),
+    ],
+)
+def test_what_cannot_be_called_is_no_filter(taker: str, wrong: Any, hint: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        takers(wrong)[taker]()
+    assert str(caught.value).startswith("filter: expected a function of a path and a leaf, found ")
+    assert str(caught.value).endswith(hint)

@@ -256,12 +256,20 @@ def test_what_a_manifest_cannot_hold_is_named_at_once() -> None:
     with pytest.raises(GateRefused) as refused:
         push(
             trained(),
-            metrics={"loss": float("nan"), "accuracy": torch.tensor(0.5), "f1": 0.5},
+            metrics={
+                "loss": float("nan"),
+                "accuracy": torch.tensor(0.5),
+                "f1": 0.5,
+                "count": 2**63,
+                "name": ["\ud800"],
+            },
             provenance=["here"],
         )
     assert [problem.partition(":")[0] for problem in refused.value.problems] == [
         "metrics.loss",
         "metrics.accuracy",
+        "metrics.count",
+        "metrics.name",
         "provenance",
     ]
 

@@ -104,6 +104,24 @@ def test_equal_input_gives_equal_bytes_whatever_its_order_and_strides(
     assert path.read_bytes() == data
 
 
+@pytest.mark.parametrize("form", [str, Path, lambda path: Entry(str(path))])
+def test_a_path_is_text_or_anything_that_is_one(tmp_path: Path, form: Any) -> None:
+    path = form(tmp_path / "a.safetensors")
+    assert save_weights(path, {"a": torch.ones(2)}).path == tmp_path / "a.safetensors"
+    for read in READERS:
+        assert torch.equal(read(path)["a"], torch.ones(2))
+
+
+class Entry:
+    """A path that is no Path."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return self.path
+
+
 def test_the_bytes_are_those_of_the_safetensors_library(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     state = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)).state_dict()

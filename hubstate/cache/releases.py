@@ -30,7 +30,7 @@ from hubstate.endpoints.records import (
     parse_date,
     parse_record,
 )
-from hubstate.errors import Damaged
+from hubstate.errors import Damaged, reason
 from hubstate.reference import Reference, quote_name, unquote_name
 
 __all__ = ["KnownRelease", "Releases"]
@@ -72,7 +72,7 @@ class Releases:
         try:
             id, resolved = str(record["commit"]), parse_date(record["resolved"])
         except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(f"{path}: expected a resolved revision, found {error!r}") from error
+            raise Damaged(f"{path}: expected a resolved revision, found {reason(error)}") from error
         return KnownRelease(
             endpoint=endpoint,
             reference=reference,

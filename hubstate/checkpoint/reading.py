@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hubstate.checkpoint.saving import CONTENT, SCHEMA, SEAL, UNSEALED, sealed
 from hubstate.checkpoint.tree import LOST, decode
-from hubstate.errors import InvalidWeights, Issue
+from hubstate.errors import InvalidWeights, Issue, reason
 from hubstate.header import MAX_HEADER, Header, HeaderTensor, header_size, parse_header
 from hubstate.manifest import Entry, chunks, read_structure
 from hubstate.strictjson import loads
@@ -216,4 +216,6 @@ def _checkpoint(
             report=CheckpointReport(intact=tuple(tensors), problems=tuple(problems)),
         )
     except (KeyError, TypeError, ValueError, RecursionError) as cause:
-        raise InvalidWeights(f"{file}: {CONTENT}: nothing that save() wrote: {cause!r}") from None
+        raise InvalidWeights(
+            f"{file}: {CONTENT}: nothing that save() wrote: {reason(cause)}"
+        ) from None

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hubstate.checkpoint.tree import Shelf, encode
 from hubstate.errors import InvalidWeights
@@ -18,6 +18,7 @@ from hubstate.header import dump_header
 from hubstate.manifest import chunks, write_entry
 from hubstate.states import describe
 from hubstate.walk import as_tensor, is_array, rows
+from hubstate.walk.plain import fields_of
 from hubstate.weights.memory import bytes_of, dtype_name, replacing
 from hubstate.weights.saving import sort_tensors, unstorable
 
@@ -57,6 +58,8 @@ def save(
     ...     load(f"{folder}/last.safetensors").plain
     {'epoch': 3}
     """
+    if wrong := _misplaced(model, optimizer):
+        raise TypeError("\n  ".join(["a checkpoint cannot hold these:", *wrong]))
     shelf = Shelf()
     parts = {"model": _flat(model), "optimizer": optimizer, "plain": plain}
     trees = {name: encode(part, name, shelf) for name, part in parts.items()}
@@ -69,6 +72,22 @@ def save(
     content = {"schema": SCHEMA, "structure": list(map(write_entry, structure)), **trees}
     with replacing(Path(path)) as file:
         _write(file, tensors, content)
+
+
+def _misplaced(model: Any, optimizer: Any) -> list[str]:
+    """A line for each of the two that is something else altogether, such as a path."""
+    is_model = isinstance(model, nn.Module) or fields_of(model, "") is not None
+    is_optimizer = isinstance(optimizer, Mapping | list | tuple) or (
+        hasattr(optimizer, "state_dict") and not isinstance(optimizer, nn.Module | type)
+    )
+    lines = []
+    if not (model is None or is_model):
+        expected = "a module, a mapping or list of modules, or a state of one"
+        lines.append(f"model: expected {expected}, found {type(model).__name__}")
+    if not (optimizer is None or is_optimizer):
+        expected = "an optimizer, its state_dict(), or a mapping or list of these"
+        lines.append(f"optimizer: expected {expected}, found {type(optimizer).__name__}")
+    return lines
 
 
 def _flat(model: Any) -> dict[str, Any] | None:

@@ -77,6 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = cli.main(words, prog_name="hubstate", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
+    except StructureMismatch as error:
+        _report(error, error.tell(rest="--json lists all of them"), as_json=as_json)
+        sys.exit(error.exit_code)
     except HubstateError as error:
         _report(error, str(error), as_json=as_json)
         sys.exit(error.exit_code)

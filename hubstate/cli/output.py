@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import click
 
 from hubstate import settings
 from hubstate.errors import InvalidSetting
-from hubstate.manifest import Json
+from hubstate.strictjson import MAX_INTEGER, Json
 
 __all__ = ["as_json", "frozen", "pairs", "printable", "show", "size", "table"]
 
@@ -81,7 +83,8 @@ def pairs(option: str, words: Sequence[str]) -> Mapping[str, Json]:
     """``name=value`` words as a mapping; a value is read as JSON where it is JSON.
 
     Raises:
-        InvalidSetting: a word without ``=``, a name that is given twice, NaN or an infinity.
+        InvalidSetting: a word without ``=``, a name that is given twice, a number that is not
+            finite, an integer beyond 63 bits.
 
     >>> pairs("--arg", ["num_classes=10", "stem=small"])
     {'num_classes': 10, 'stem': 'small'}
@@ -98,13 +101,24 @@ def pairs(option: str, words: Sequence[str]) -> Mapping[str, Json]:
 
 
 def _value(option: str, word: str, text: str) -> Json:
-    def refuse(name: str) -> Json:
-        raise InvalidSetting(f"{option} expects finite numbers, found {name} in {word!r}")
+    def refuse(expected: str) -> InvalidSetting:
+        return InvalidSetting(f"{option} expects {expected}, found {word[:80]!r}")
+
+    def constant(_: str) -> NoReturn:
+        raise refuse("finite numbers")
+
+    def integer(digits: str) -> int:
+        if len(digits) > 20 or abs(int(digits)) > MAX_INTEGER:
+            raise refuse("integers of at most 63 bits")
+        return int(digits)
+
+    def real(digits: str) -> float:
+        return float(digits) if math.isfinite(float(digits)) else constant(digits)
 
     try:
-        value: Json = json.loads(text, parse_constant=refuse)
+        value: Json = json.loads(text, parse_constant=constant, parse_int=integer, parse_float=real)
     except InvalidSetting:
         raise
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value

@@ -26,7 +26,7 @@ from hubstate.blobs import FileInfo
 from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit, Refs, check_path
 from hubstate.endpoints.records import parse_date
-from hubstate.errors import Damaged, InvalidReference
+from hubstate.errors import Damaged, InvalidReference, reason
 
 __all__ = ["Listing", "Row", "parse_history", "parse_listing", "parse_names", "parse_refs"]
 
@@ -148,7 +148,9 @@ def _parse(data: bytes, what: str, expected: str, read: Callable[[Any], T]) -> T
         RecursionError,
         InvalidReference,
     ) as error:
-        raise Damaged(f"{what}: expected {expected}, found {data[:60]!r}: {error!r}") from error
+        raise Damaged(
+            f"{what}: expected {expected}, found {data[:60]!r}: {reason(error)}"
+        ) from error
 
 
 def _id(value: Any) -> str:

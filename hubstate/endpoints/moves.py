@@ -21,7 +21,7 @@ from pathlib import Path
 
 from hubstate.blobs import link_once
 from hubstate.endpoints.records import dump_record, parse_date, parse_record
-from hubstate.errors import Damaged
+from hubstate.errors import Damaged, reason
 
 __all__ = ["Move", "all_moves", "last_move", "push_move", "read_move"]
 
@@ -102,4 +102,4 @@ def read_move(folder: Path, number: int) -> Move:
         date = parse_date(record["date"])
         return Move(number=number, commit=commit, author=str(record["author"]), date=date)
     except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"{path}: expected a move, found {error!r}") from error
+        raise Damaged(f"{path}: expected a move, found {reason(error)}") from error

@@ -17,7 +17,7 @@ from typing import Any
 from hubstate.blobs import FileInfo
 from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit, check_paths
-from hubstate.errors import Damaged, InvalidReference
+from hubstate.errors import Damaged, InvalidReference, reason
 
 __all__ = ["dump_commit", "dump_record", "parse_commit", "parse_date", "parse_record"]
 
@@ -86,7 +86,7 @@ def parse_commit(data: bytes, *, repo: str, id: str, what: str) -> Commit:
             files=files,
         )
     except (KeyError, TypeError, AttributeError, ValueError, InvalidReference) as error:
-        raise Damaged(f"{what}: expected a commit, found {error!r}") from error
+        raise Damaged(f"{what}: expected a commit, found {reason(error)}") from error
 
 
 def parse_date(text: str) -> datetime:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hubstate.filters import Filter
+from hubstate.filters import Filter, check_filter
 from hubstate.loading.source import Promise, was_module
 from hubstate.walk import Row, extra_of
 
@@ -23,6 +23,7 @@ class Selection:
     """The answers of a filter: first about the model's names, in order, then about others."""
 
     def __init__(self, filter: Filter | None, found: Sequence[Row]) -> None:
+        check_filter(filter)
         self.filter = filter
         self.answers: dict[str, bool] | None = None
         self.tensors = self.chosen = 0

@@ -71,7 +71,7 @@ def loadmodel(
         StructureMismatch: the two differ; nothing was written, and ``.issues`` has every
             difference in the order of the model.
         InvalidSetting: a rule of ``transforms`` that means nothing.
-        TypeError: a source that is none, or an optimizer.
+        TypeError: a source that is none, an optimizer, or a filter that cannot be called.
         ValueError: a tree that contains itself, or a rule that is no regular expression.
 
     >>> from torch import nn

@@ -9,7 +9,7 @@ from pathlib import Path
 from hubstate.cache import Cache, Source
 from hubstate.digest import hash_file, hash_ranges
 from hubstate.errors import DigestMismatch, HubstateError, Offline
-from hubstate.filters import Filter
+from hubstate.filters import Filter, check_filter
 from hubstate.hub import Release
 from hubstate.manifest import FileRecord, chunks
 from hubstate.progress import Hook
@@ -32,6 +32,7 @@ def check(
 
     The arguments are those of :func:`warm`.
     """
+    check_filter(filter)
     cache = cache or Cache()
     return prove_all(
         wanted,

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from hubstate.cache import Cache
 from hubstate.errors import HubstateError
-from hubstate.filters import Filter
+from hubstate.filters import Filter, check_filter
 from hubstate.hub import Release, open_pinned, open_release
 from hubstate.progress import Hook, bar
 from hubstate.warm.proofs import FileProof, Proof, prove
@@ -38,6 +38,7 @@ def warm(
         progress: is told of bytes, from several threads, one at a time; without it, a terminal
             shows a bar.
     """
+    check_filter(filter)
     cache = cache or Cache()
     return prove_all(
         wanted,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -23,7 +24,7 @@ _POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14, which the mmap module d
 
 
 def map_weights(
-    path: Path, names: Iterable[str] | None = None, *, prefault: bool = False
+    path: str | os.PathLike[str], names: Iterable[str] | None = None, *, prefault: bool = False
 ) -> dict[str, Tensor]:
     """Map the tensors of a safetensors file, copy on write: nothing is read until it is used.
 
@@ -41,6 +42,7 @@ def map_weights(
             tensor of such a name.
         OSError: the file cannot be read.
     """
+    path = Path(path)
     header, ties, wanted = _choose(path, names)
     with path.open("rb", buffering=0) as file:
         if not any(tensor.stop > tensor.start for tensor in wanted):
@@ -51,7 +53,9 @@ def map_weights(
     return _named({tensor.name: _view(pages, tensor) for tensor in wanted}, ties)
 
 
-def read_weights(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+def read_weights(
+    path: str | os.PathLike[str], names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
     """Copy the tensors of a safetensors file into memory.
 
     Args:
@@ -62,6 +66,7 @@ def read_weights(path: Path, names: Iterable[str] | None = None) -> dict[str, Te
         InvalidWeights: as `map_weights`.
         OSError: the file cannot be read.
     """
+    path = Path(path)
     _, ties, wanted = _choose(path, names)
     tensors = {tensor.name: empty(tensor) for tensor in wanted}
     with path.open("rb", buffering=0) as file:

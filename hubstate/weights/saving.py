@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,10 @@ class SavedWeights:
 
 
 def save_weights(
-    path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    *,
+    metadata: Mapping[str, str] | None = None,
 ) -> SavedWeights:
     """Write tensors of any shape, stride and device to one safetensors file.
 
@@ -69,9 +73,10 @@ def save_weights(
     >>> from tempfile import TemporaryDirectory
     >>> weight = torch.zeros(2, 3)
     >>> with TemporaryDirectory() as folder:
-    ...     save_weights(Path(folder, "a"), {"in": weight, "out": weight}).ties
+    ...     save_weights(f"{folder}/a", {"in": weight, "out": weight}).ties
     {'out': 'in'}
     """
+    path = Path(path)
     if problems := unstorable(tensors):
         raise InvalidWeights("\n  ".join([f"{path.name}: cannot hold these:", *problems]))
     ties = ties_of(tensors)

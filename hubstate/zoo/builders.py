@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from hubstate.digest import Digest
 from hubstate.errors import GateRefused, InvalidSetting
-from hubstate.filters import Filter
+from hubstate.filters import Filter, check_filter
 from hubstate.lock import model_pin
 from hubstate.reference import Reference
 from hubstate.strictjson import Json
@@ -254,6 +254,7 @@ def _builder(registration: Registration) -> Builder[Any]:
     ) -> Any:
         pretrained = spelled(registration.name, pretrained, arguments, signature=signature)
         _check_pretrained(pretrained)
+        check_filter(filter)
         if pretrained is False:
             return _make(registration, signature, arguments)
         source = _locked(registration, pretrained)

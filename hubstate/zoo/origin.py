@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hubstate.errors import GateRefused
 from hubstate.manifest import BuilderRecord
-from hubstate.strictjson import Json
+from hubstate.strictjson import MAX_INTEGER, Json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,7 +117,9 @@ def _is_plain(value: object) -> bool:
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     if isinstance(value, float):
         return math.isfinite(value)
-    return value is None or isinstance(value, bool | int | str)
+    if isinstance(value, int):
+        return abs(value) <= MAX_INTEGER
+    return value is None or isinstance(value, str)
 
 
 def _plain(value: Any) -> Json:

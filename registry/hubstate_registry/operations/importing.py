@@ -150,7 +150,8 @@ def _record(path: Path, id: str) -> Record:
             created=datetime.fromisoformat(fields["date"]).timestamp(),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadRequest(f"{path}: expected a commit, found {error!r}") from error
+        found = f"no {error}" if isinstance(error, KeyError) else error
+        raise BadRequest(f"{path}: expected a commit, found {found}") from error
     return Record(commit=commit, files=files)
 
 
