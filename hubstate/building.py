@@ -20,10 +20,12 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, overrides
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["SkippedInit", "skip_init"]
+__all__ = ["SkippedInit", "current_block", "fill", "skip_init"]
+
+_innermost_mode: Callable[[], TorchFunctionMode | None] = overrides._get_current_function_mode
 
 _Call = tuple[Callable[..., object], tuple[Any, ...], Mapping[str, Any]]
 
@@ -67,6 +69,8 @@ class SkippedInit:
 
     def __init__(self) -> None:
         self._calls: dict[int, list[_Call]] = {}
+        self.prototypes: dict[object, object] = {}
+        """For ``hubstate.prototypes``: what has been made in the block, by kind and arguments."""
 
     def __len__(self) -> int:
         """How many pieces of memory are still unfilled."""
@@ -92,13 +96,18 @@ class SkippedInit:
                 tensor.copy_(values)
         self._calls.clear()
 
-    def _hold(self, target: Tensor, call: _Call) -> bool:
+    def hold(self, tensor: Tensor, initialiser: Callable[..., object], *args: object) -> bool:
+        """Take an initialiser of all of a tensor into keeping; False where it must run now."""
+        with torch._C.DisableTorchFunction():
+            return self._hold(tensor, (initialiser, args, {}), overwrites=True)
+
+    def _hold(self, target: Tensor, call: _Call, *, overwrites: bool) -> bool:
         """Take a call into keeping; False where it must run now."""
         memory = _memory(target)
         known = memory in self._calls
         if not memory or not (known or type(target) is nn.Parameter):
             return False
-        if not known or (call[0] in _OVERWRITE and _fills_its_memory(target)):
+        if not known or (overwrites and _fills_its_memory(target)):
             self._calls[memory] = []
         self._calls[memory].append(call)
         return True
@@ -135,14 +144,23 @@ def skip_init() -> Iterator[SkippedInit]:
     (0, True)
     """
     skipped = SkippedInit()
-    with _Mode(skipped):
-        yield skipped
+    try:
+        with _Mode(skipped):
+            yield skipped
+    finally:
+        skipped.prototypes.clear()
+
+
+def current_block() -> SkippedInit | None:
+    """The ``skip_init`` block around this line, unless another mode (a device) is nearer to it."""
+    mode = _innermost_mode()
+    return mode.skipped if type(mode) is _Mode else None
 
 
 class _Mode(TorchFunctionMode):
     def __init__(self, skipped: SkippedInit) -> None:
         super().__init__()
-        self._skipped = skipped
+        self.skipped = skipped
 
     def __torch_function__(
         self,
@@ -157,10 +175,21 @@ class _Mode(TorchFunctionMode):
         if func in _OVERWRITE or func in _ADJUST:
             target, *rest = (*args, *kwargs.values())
             fixed = not any(isinstance(value, Tensor | torch.Generator) for value in rest)
-            if fixed and self._skipped._hold(target, (func, args, kwargs)):
+            call, overwrites = (func, args, kwargs), func in _OVERWRITE
+            if fixed and self.skipped._hold(target, call, overwrites=overwrites):
                 return target
-        self._skipped._settle(chain(args, kwargs.values()))
+        self.skipped._settle(chain(args, kwargs.values()))
         return func(*args, **kwargs)
+
+
+def fill(tensor: Tensor, initialiser: Callable[[Tensor], object]) -> None:
+    """Run an initialiser that gives every element of a tensor its value; hold it back in a block.
+
+    The same as calling it, but as one step, however many tensor operations it makes.
+    """
+    block = current_block()
+    if block is None or not block.hold(tensor, initialiser, tensor):
+        initialiser(tensor)
 
 
 def _memory(tensor: Tensor) -> int:

@@ -30,6 +30,7 @@ TORCH = [
     "weights",
     "checkpoint",
     "building",
+    "prototypes",
     "probe",
     "deviation",
     "adapting",

@@ -18,6 +18,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.layers import Conv2d, Dropout, Linear, ReLU
 from hubstate.zoo.variants import photographs
 
 __all__ = ["AlexNet", "alexnet"]
@@ -46,13 +47,13 @@ class AlexNet(nn.Module):
         )
         self.avgpool = nn.AdaptiveAvgPool2d(6)
         self.classifier = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Linear(256 * 6 * 6, 4096),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(4096, 4096),
-            nn.ReLU(inplace=True),
-            nn.Linear(4096, num_classes),
+            Dropout(dropout),
+            Linear(256 * 6 * 6, 4096),
+            ReLU(inplace=True),
+            Dropout(dropout),
+            Linear(4096, 4096),
+            ReLU(inplace=True),
+            Linear(4096, num_classes),
         )
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class AlexNet(nn.Module):
 def _convolution(
     inputs: int, outputs: int, size: int, *, padding: int, stride: int = 1
 ) -> tuple[nn.Module, nn.Module]:
-    return nn.Conv2d(inputs, outputs, size, stride, padding), nn.ReLU(inplace=True)
+    return Conv2d(inputs, outputs, size, stride, padding), ReLU(inplace=True)
 
 
 @register_model(preprocessing=photographs())

@@ -18,6 +18,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from hubstate.building import fill
+from hubstate.zoo.layers import BatchNorm2d, Conv2d, Dropout, Linear, ReLU, ReLU6
+
 __all__ = [
     "Beside",
     "ChannelNorm",
@@ -46,8 +49,8 @@ Norm = Callable[[int], nn.Module]
 Fill = Callable[[Tensor], object]
 """Fills a weight in place."""
 
-relu: Make = partial(nn.ReLU, inplace=True)
-relu6: Make = partial(nn.ReLU6, inplace=True)
+relu: Make = partial(ReLU, inplace=True)
+relu6: Make = partial(ReLU6, inplace=True)
 
 
 def conv_norm(
@@ -57,7 +60,7 @@ def conv_norm(
     *,
     stride: int = 1,
     groups: int = 1,
-    norm: Norm = nn.BatchNorm2d,
+    norm: Norm = BatchNorm2d,
     activation: Make | None = relu,
 ) -> nn.Sequential:
     """Convolution ``0``, normalisation ``1`` and, unless it is None, an activation ``2``.
@@ -70,7 +73,7 @@ def conv_norm(
     """
     padding = (size - 1) // 2
     layers = [
-        nn.Conv2d(inputs, outputs, size, stride, padding, groups=groups, bias=False),
+        Conv2d(inputs, outputs, size, stride, padding, groups=groups, bias=False),
         norm(outputs),
     ]
     return nn.Sequential(*layers, *([activation()] if activation else []))
@@ -91,8 +94,8 @@ class Convolution(nn.Module):
         super().__init__()
         height, width = (size, size) if isinstance(size, int) else size
         padding = (height // 2, width // 2) if padded else (0, 0)
-        self.conv = nn.Conv2d(inputs, outputs, (height, width), stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
+        self.conv = Conv2d(inputs, outputs, (height, width), stride, padding, bias=False)
+        self.bn = BatchNorm2d(outputs, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
         normalised: Tensor = self.bn(self.conv(x))
@@ -137,8 +140,8 @@ class SqueezeExcitation(nn.Module):
     ) -> None:
         super().__init__()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Conv2d(channels, squeezed, 1)
-        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.fc1 = Conv2d(channels, squeezed, 1)
+        self.fc2 = Conv2d(squeezed, channels, 1)
         self.activation = activation()
         self.scale_activation = gate()
 
@@ -234,7 +237,7 @@ class Patches(nn.Module):
             raise ValueError(f"image_size is a multiple of {patch}, not {image_size}")
         self.image_size = image_size
         self.tokens = (image_size // patch) ** 2
-        self.proj = nn.Conv2d(in_chans, width, patch, stride=patch)
+        self.proj = Conv2d(in_chans, width, patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:] != (self.image_size, self.image_size):
@@ -249,9 +252,9 @@ class Perceptron(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = Linear(width, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         outputs: Tensor = self.fc2(self.act(self.fc1(x)))
@@ -261,11 +264,11 @@ class Perceptron(nn.Module):
 def perceptron(width: int, hidden: int, *, dropout: float = 0.0) -> nn.Sequential:
     """Two linear layers ``0`` and ``3`` with GELU between them, as in a transformer's block."""
     return nn.Sequential(
-        nn.Linear(width, hidden),
+        Linear(width, hidden),
         nn.GELU(),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, width),
-        nn.Dropout(dropout),
+        Dropout(dropout),
+        Linear(hidden, width),
+        Dropout(dropout),
     )
 
 
@@ -281,11 +284,11 @@ def initialise(
     A kind of layer for which no filling is given stays as it is.
     """
     for module in model.modules():
-        fill = conv if isinstance(module, nn.Conv2d) else linear
-        if fill is not None and isinstance(module, nn.Conv2d | nn.Linear):
-            fill(module.weight)
+        initialiser = conv if isinstance(module, nn.Conv2d) else linear
+        if initialiser is not None and isinstance(module, nn.Conv2d | nn.Linear):
+            fill(module.weight, initialiser)
             if zero_bias and module.bias is not None:
-                nn.init.zeros_(module.bias)
+                fill(module.bias, nn.init.zeros_)
 
 
 he_fan_out: Fill = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")

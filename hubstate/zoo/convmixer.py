@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import Make
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import BatchNorm2d, Conv2d, Linear, ReLU
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["ConvMixer", "convmixer_768_32", "convmixer_1024_20_ks9_p14", "convmixer_1536_20"]
@@ -60,10 +61,10 @@ class ConvMixer(nn.Module):
 
     def __init__(self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3) -> None:
         super().__init__()
-        stem = nn.Conv2d(in_chans, plan.width, plan.patch, stride=plan.patch)
+        stem = Conv2d(in_chans, plan.width, plan.patch, stride=plan.patch)
         self.stem = _activated(stem, plan)
         self.blocks = nn.Sequential(*(_block(plan) for _ in range(plan.blocks)))
-        self.head = nn.Linear(plan.width, num_classes)
+        self.head = Linear(plan.width, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature maps: (N, width, height, width)."""
@@ -77,14 +78,14 @@ class ConvMixer(nn.Module):
 
 
 def _activated(convolution: nn.Conv2d, plan: Plan) -> nn.Sequential:
-    return nn.Sequential(convolution, plan.activation(), nn.BatchNorm2d(plan.width))
+    return nn.Sequential(convolution, plan.activation(), BatchNorm2d(plan.width))
 
 
 def _block(plan: Plan) -> nn.Sequential:
     """k×k on each channel alone, with a shortcut, then 1×1 (figure 2)."""
     width = plan.width
-    depthwise = nn.Conv2d(width, width, plan.size, groups=width, padding=plan.size // 2)
-    pointwise = nn.Conv2d(width, width, 1)
+    depthwise = Conv2d(width, width, plan.size, groups=width, padding=plan.size // 2)
+    pointwise = Conv2d(width, width, 1)
     return nn.Sequential(Residual(_activated(depthwise, plan)), *_activated(pointwise, plan))
 
 
@@ -100,7 +101,7 @@ convmixer_1536_20 = _variant(
 )
 convmixer_768_32 = _variant(
     "convmixer_768_32",
-    Plan(width=768, blocks=32, size=7, patch=7, activation=nn.ReLU),
+    Plan(width=768, blocks=32, size=7, patch=7, activation=ReLU),
     about="ConvMixer-768/32, with ReLU (Trockman, Kolter 2022, table 1): 21.1 M parameters.",
 )
 convmixer_1024_20_ks9_p14 = _variant(

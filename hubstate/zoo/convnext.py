@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import ChannelNorm, DropBranch, Permute, initialise, normal
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import Conv2d, LayerNorm, Linear
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["ConvNeXt", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny"]
@@ -49,12 +50,12 @@ class Block(nn.Module):
         super().__init__()
         self.layer_scale = nn.Parameter(torch.full((width, 1, 1), 1e-6))
         self.block = nn.Sequential(
-            nn.Conv2d(width, width, 7, padding=3, groups=width),
+            Conv2d(width, width, 7, padding=3, groups=width),
             Permute(0, 2, 3, 1),
-            nn.LayerNorm(width, eps=1e-6),
-            nn.Linear(width, 4 * width),
+            LayerNorm(width, eps=1e-6),
+            Linear(width, 4 * width),
             nn.GELU(),
-            nn.Linear(4 * width, width),
+            Linear(4 * width, width),
             Permute(0, 3, 1, 2),
         )
         self.drop = DropBranch(drop)
@@ -78,7 +79,7 @@ class ConvNeXt(nn.Module):
         self.features = nn.Sequential(*_features(plan, in_chans))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(
-            _norm(plan.widths[-1]), nn.Flatten(1), nn.Linear(plan.widths[-1], num_classes)
+            _norm(plan.widths[-1]), nn.Flatten(1), Linear(plan.widths[-1], num_classes)
         )
         initialise(self, conv=normal(0.02), linear=normal(0.02))
 
@@ -95,10 +96,10 @@ class ConvNeXt(nn.Module):
 
 def _features(plan: Plan, in_chans: int) -> Iterator[nn.Module]:
     inputs, done, last = plan.widths[0], 0, sum(plan.blocks) - 1
-    yield nn.Sequential(nn.Conv2d(in_chans, inputs, 4, stride=4), _norm(inputs))
+    yield nn.Sequential(Conv2d(in_chans, inputs, 4, stride=4), _norm(inputs))
     for width, blocks in zip(plan.widths, plan.blocks, strict=True):
         if width != inputs:
-            yield nn.Sequential(_norm(inputs), nn.Conv2d(inputs, width, 2, stride=2))
+            yield nn.Sequential(_norm(inputs), Conv2d(inputs, width, 2, stride=2))
         drops = (plan.drop_branch * (done + index) / last for index in range(blocks))
         yield nn.Sequential(*(Block(width, drop=drop) for drop in drops))
         inputs, done = width, done + blocks

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import initialise
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import BatchNorm2d, Conv2d, Dropout, Linear, ReLU
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["DenseNet", "densenet121", "densenet161", "densenet169", "densenet201"]
@@ -49,13 +50,13 @@ class DenseLayer(nn.Module):
     def __init__(self, inputs: int, growth: int, *, dropout: float) -> None:
         super().__init__()
         inner = _BOTTLENECK * growth
-        self.norm1 = nn.BatchNorm2d(inputs)
-        self.relu1 = nn.ReLU(inplace=True)
-        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(inner)
-        self.relu2 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(inner, growth, 3, padding=1, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.norm1 = BatchNorm2d(inputs)
+        self.relu1 = ReLU(inplace=True)
+        self.conv1 = Conv2d(inputs, inner, 1, bias=False)
+        self.norm2 = BatchNorm2d(inner)
+        self.relu2 = ReLU(inplace=True)
+        self.conv2 = Conv2d(inner, growth, 3, padding=1, bias=False)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         new = self.conv1(self.relu1(self.norm1(x)))
@@ -80,7 +81,7 @@ class DenseNet(nn.Module):
         self.features = nn.Sequential()
         for name, module in _features(plan, in_chans, dropout=dropout):
             self.features.add_module(name, module)
-        self.classifier = nn.Linear(_outputs(plan), num_classes)
+        self.classifier = Linear(_outputs(plan), num_classes)
         initialise(self, conv=nn.init.kaiming_normal_)
         nn.init.zeros_(self.classifier.bias)
 
@@ -103,9 +104,9 @@ def _outputs(plan: Plan) -> int:
 
 
 def _features(plan: Plan, in_chans: int, *, dropout: float) -> Iterator[tuple[str, nn.Module]]:
-    yield "conv0", nn.Conv2d(in_chans, plan.width, 7, stride=2, padding=3, bias=False)
-    yield "norm0", nn.BatchNorm2d(plan.width)
-    yield "relu0", nn.ReLU(inplace=True)
+    yield "conv0", Conv2d(in_chans, plan.width, 7, stride=2, padding=3, bias=False)
+    yield "norm0", BatchNorm2d(plan.width)
+    yield "relu0", ReLU(inplace=True)
     yield "pool0", nn.MaxPool2d(3, stride=2, padding=1)
     channels = plan.width
     for number, layers in enumerate(plan.layers, start=1):
@@ -114,7 +115,7 @@ def _features(plan: Plan, in_chans: int, *, dropout: float) -> Iterator[tuple[st
             channels //= 2
         yield f"denseblock{number}", _block(channels, plan.growth, layers=layers, dropout=dropout)
         channels += layers * plan.growth
-    yield "norm5", nn.BatchNorm2d(channels)
+    yield "norm5", BatchNorm2d(channels)
 
 
 def _block(inputs: int, growth: int, *, layers: int, dropout: float) -> nn.Sequential:
@@ -127,9 +128,9 @@ def _block(inputs: int, growth: int, *, layers: int, dropout: float) -> nn.Seque
 
 def _transition(inputs: int) -> nn.Sequential:
     transition = nn.Sequential()
-    transition.add_module("norm", nn.BatchNorm2d(inputs))
-    transition.add_module("relu", nn.ReLU(inplace=True))
-    transition.add_module("conv", nn.Conv2d(inputs, inputs // 2, 1, bias=False))
+    transition.add_module("norm", BatchNorm2d(inputs))
+    transition.add_module("relu", ReLU(inplace=True))
+    transition.add_module("conv", Conv2d(inputs, inputs // 2, 1, bias=False))
     transition.add_module("pool", nn.AvgPool2d(2, stride=2))
     return transition
 

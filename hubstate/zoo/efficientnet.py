@@ -32,6 +32,7 @@ from hubstate.zoo.blocks import (
     initialise,
 )
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import BatchNorm2d, Dropout, Linear
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -125,7 +126,7 @@ class EfficientNet(nn.Module):
         super().__init__()
         self.features = nn.Sequential(*_features(plan, in_chans, drop_branch=drop_branch))
         self.classifier = nn.Sequential(
-            nn.Dropout(plan.dropout, inplace=True), nn.Linear(plan.outputs, num_classes)
+            Dropout(plan.dropout, inplace=True), Linear(plan.outputs, num_classes)
         )
         initialise(self, conv=he_fan_out, linear=_uniform)
 
@@ -150,7 +151,7 @@ def _layer(
     groups: int = 1,
     activation: Make | None = _silu,
 ) -> nn.Sequential:
-    norm = partial(nn.BatchNorm2d, eps=plan.eps, momentum=plan.momentum)
+    norm = partial(BatchNorm2d, eps=plan.eps, momentum=plan.momentum)
     return conv_norm(
         inputs, outputs, size, stride=stride, groups=groups, norm=norm, activation=activation
     )

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import Patches, initialise
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import LayerNorm, Linear
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["GatedMlp", "gmlp_b16_224", "gmlp_s16_224", "gmlp_ti16_224"]
 
 _BLOCKS, _PATCH = 30, 16
-_norm = partial(nn.LayerNorm, eps=1e-6)
+_norm = partial(LayerNorm, eps=1e-6)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +42,8 @@ class Gate(nn.Module):
 
     def __init__(self, width: int, *, tokens: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.proj = nn.Linear(tokens, tokens)
+        self.norm = LayerNorm(width)
+        self.proj = Linear(tokens, tokens)
 
     def forward(self, x: Tensor) -> Tensor:
         scaled, gate = x.chunk(2, dim=-1)
@@ -55,10 +56,10 @@ class GatedPerceptron(nn.Module):
 
     def __init__(self, width: int, *, tokens: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 6 * width)
+        self.fc1 = Linear(width, 6 * width)
         self.act = nn.GELU()
         self.gate = Gate(3 * width, tokens=tokens)
-        self.fc2 = nn.Linear(3 * width, width)
+        self.fc2 = Linear(3 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         outputs: Tensor = self.fc2(self.gate(self.act(self.fc1(x))))
@@ -99,7 +100,7 @@ class GatedMlp(nn.Module):
         tokens = self.stem.tokens
         self.blocks = nn.Sequential(*(Block(plan.width, tokens=tokens) for _ in range(_BLOCKS)))
         self.norm = _norm(plan.width)
-        self.head = nn.Linear(plan.width, num_classes)
+        self.head = Linear(plan.width, num_classes)
         self._initialise()
 
     def _initialise(self) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import Convolution, Halved, initialise, normal
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.layers import Dropout, Linear
 from hubstate.zoo.variants import photographs
 
 __all__ = ["GoogLeNet", "GoogLeNetOutputs", "googlenet"]
@@ -68,9 +69,9 @@ class Auxiliary(nn.Module):
         super().__init__()
         self.avgpool = nn.AdaptiveAvgPool2d(4)
         self.conv = Convolution(inputs, 128)
-        self.fc1 = nn.Linear(128 * 4 * 4, 1024)
-        self.fc2 = nn.Linear(1024, num_classes)
-        self.dropout = nn.Dropout(0.7)
+        self.fc1 = Linear(128 * 4 * 4, 1024)
+        self.fc2 = Linear(1024, num_classes)
+        self.dropout = Dropout(0.7)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.fc1(self.conv(self.avgpool(x)).flatten(1)).relu()
@@ -124,8 +125,8 @@ class GoogLeNet(nn.Module):
         self.inception5b = Inception(832, (384, 192, 384, 48, 128, 128))
         self.aux1 = Auxiliary(512, num_classes) if aux_logits else None
         self.aux2 = Auxiliary(528, num_classes) if aux_logits else None
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(1024, num_classes)
+        self.dropout = Dropout(dropout)
+        self.fc = Linear(1024, num_classes)
         initialise(self, conv=normal(0.01), linear=normal(0.01), zero_bias=False)
 
     def _to_4a(self, x: Tensor) -> Tensor:

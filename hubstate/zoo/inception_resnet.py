@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import Beside, Convolution
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.layers import Conv2d, Dropout, Linear, ReLU
 from hubstate.zoo.variants import photographs
 
 __all__ = ["InceptionResNetV2", "inception_resnet_v2"]
@@ -54,9 +55,9 @@ class Residual(Beside):
         activated: bool = True,
     ) -> None:
         super().__init__(*branches)
-        self.conv2d = nn.Conv2d(joined, width, 1)
+        self.conv2d = Conv2d(joined, width, 1)
         self.scale = scale
-        self.relu = nn.ReLU() if activated else nn.Identity()
+        self.relu = ReLU() if activated else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         outputs: Tensor = self.relu(x + self.scale * self.conv2d(super().forward(x)))
@@ -157,8 +158,8 @@ class InceptionResNetV2(nn.Module):
         self.repeat_2 = nn.Sequential(*(_block_8() for _ in range(9)))
         self.block8 = _block_8(scale=1.0, activated=False)
         self.conv2d_7b = Convolution(2080, 1536)
-        self.dropout = nn.Dropout(dropout)
-        self.classif = nn.Linear(1536, num_classes)
+        self.dropout = Dropout(dropout)
+        self.classif = Linear(1536, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature maps: (N, 1536, height, width)."""

@@ -28,6 +28,7 @@ from torch.nn.functional import avg_pool2d, max_pool2d
 
 from hubstate.zoo.blocks import Convolution, Halved, initialise, normal
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.layers import Dropout, Linear
 from hubstate.zoo.variants import photographs
 
 __all__ = ["InceptionOutputs", "InceptionV3", "inception_v3"]
@@ -156,7 +157,7 @@ class Auxiliary(nn.Module):
         super().__init__()
         self.conv0 = Convolution(inputs, 128)
         self.conv1 = Convolution(128, 768, 5, padded=False)
-        self.fc = nn.Linear(768, num_classes)
+        self.fc = Linear(768, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         maps: Tensor = self.conv1(self.conv0(avg_pool2d(x, 5, stride=3)))
@@ -212,8 +213,8 @@ class InceptionV3(nn.Module):
         self.Mixed_7a = SecondShrink(768)
         self.Mixed_7b = Threes(1280)
         self.Mixed_7c = Threes(2048)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(2048, num_classes)
+        self.dropout = Dropout(dropout)
+        self.fc = Linear(2048, num_classes)
         self._initialise()
 
     def _initialise(self) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import Beside, Convolution
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.layers import Dropout, Linear
 from hubstate.zoo.variants import photographs
 
 __all__ = ["InceptionV4", "inception_v4"]
@@ -168,8 +169,8 @@ class InceptionV4(nn.Module):
             _reduction_b(),
             *(InceptionC() for _ in range(3)),
         )
-        self.dropout = nn.Dropout(dropout)
-        self.last_linear = nn.Linear(1536, num_classes)
+        self.dropout = Dropout(dropout)
+        self.last_linear = Linear(1536, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature maps: (N, 1536, height, width)."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import Patches, Perceptron, initialise
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import LayerNorm, Linear
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
     "mixer_s32_224",
 ]
 
-_norm = partial(nn.LayerNorm, eps=1e-6)
+_norm = partial(LayerNorm, eps=1e-6)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +86,7 @@ class MlpMixer(nn.Module):
         tokens = self.stem.tokens
         self.blocks = nn.Sequential(*(Block(plan.width, tokens=tokens) for _ in range(plan.blocks)))
         self.norm = _norm(plan.width)
-        self.head = nn.Linear(plan.width, num_classes)
+        self.head = Linear(plan.width, num_classes)
         initialise(self, linear=nn.init.xavier_uniform_)
         nn.init.zeros_(self.head.weight)
 

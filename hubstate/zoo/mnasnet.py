@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import conv_norm, divisible, he_fan_out, initialise
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import BatchNorm2d, Dropout, Linear
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["MNASNet", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"]
@@ -39,7 +40,7 @@ _STAGES = (
 )
 _OUTPUTS = 1280
 # The running statistics move by 0.0003 of the difference each step, as TensorFlow's had.
-_conv_norm = partial(conv_norm, norm=partial(nn.BatchNorm2d, momentum=1 - 0.9997))
+_conv_norm = partial(conv_norm, norm=partial(BatchNorm2d, momentum=1 - 0.9997))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +101,7 @@ class MNASNet(nn.Module):
             ),
             *_conv_norm(widths[-1], _OUTPUTS, 1),
         )
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(_OUTPUTS, num_classes))
+        self.classifier = nn.Sequential(Dropout(dropout), Linear(_OUTPUTS, num_classes))
         initialise(self, conv=he_fan_out, linear=_uniform)
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hubstate.zoo.blocks import conv_norm, divisible, he_fan_out, initialise
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.features import featured
+from hubstate.zoo.layers import Dropout, Linear, ReLU6
 from hubstate.zoo.variants import photographs
 
 __all__ = ["MobileNetV1", "mobilenet_v1"]
@@ -36,7 +37,7 @@ class Separable(nn.Module):
             inputs, inputs, 3, stride=stride, groups=inputs, activation=None
         )
         self.conv_pw, self.bn2 = conv_norm(inputs, outputs, 1, activation=None)
-        self.relu = nn.ReLU6(inplace=True)
+        self.relu = ReLU6(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv_dw(x)))
@@ -58,12 +59,12 @@ class MobileNetV1(nn.Module):
         super().__init__()
         widths = [divisible(channels * width) for channels in (32, *(s[0] for s in _STAGES))]
         self.conv_stem, self.bn1 = conv_norm(in_chans, widths[0], 3, stride=2, activation=None)
-        self.relu = nn.ReLU6(inplace=True)
+        self.relu = ReLU6(inplace=True)
         self.blocks = nn.Sequential(
             *(_stage(i, widths[i], widths[i + 1]) for i in range(len(_STAGES)))
         )
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(widths[-1], num_classes)
+        self.dropout = Dropout(dropout)
+        self.classifier = Linear(widths[-1], num_classes)
         initialise(self, conv=he_fan_out)
 
     def forward_features(self, x: Tensor) -> Tensor:

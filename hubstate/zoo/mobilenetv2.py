@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hubstate.zoo.blocks import conv_norm, divisible, he_fan_out, initialise, normal, relu6
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.features import featured
+from hubstate.zoo.layers import Dropout, Linear
 from hubstate.zoo.variants import photographs
 
 __all__ = ["MobileNetV2", "mobilenet_v2"]
@@ -69,7 +70,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         outputs = divisible(1280 * max(1.0, width))
         self.features = nn.Sequential(*_features(in_chans, outputs, width=width))
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(outputs, num_classes))
+        self.classifier = nn.Sequential(Dropout(dropout), Linear(outputs, num_classes))
         initialise(self, conv=he_fan_out, linear=normal(0.01))
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from hubstate.zoo.blocks import (
     relu,
 )
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import BatchNorm2d, Dropout, Hardswish, Linear
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["MobileNetV3", "mobilenet_v3_large", "mobilenet_v3_small"]
@@ -39,8 +40,8 @@ __all__ = ["MobileNetV3", "mobilenet_v3_large", "mobilenet_v3_small"]
 Row = tuple[int, int, int, bool, Literal["RE", "HS"], int]
 """Kernel size, channels inside, channels, squeeze and excitation, activation, stride."""
 
-_conv_norm = partial(conv_norm, norm=partial(nn.BatchNorm2d, eps=0.001, momentum=0.01))
-_hardswish: Make = partial(nn.Hardswish, inplace=True)
+_conv_norm = partial(conv_norm, norm=partial(BatchNorm2d, eps=0.001, momentum=0.01))
+_hardswish: Make = partial(Hardswish, inplace=True)
 _ACTIVATIONS = {"RE": relu, "HS": _hardswish}
 
 
@@ -91,10 +92,10 @@ class MobileNetV3(nn.Module):
         super().__init__()
         self.features = nn.Sequential(*_features(plan, in_chans))
         self.classifier = nn.Sequential(
-            nn.Linear(6 * plan.rows[-1][2], plan.hidden),
-            nn.Hardswish(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(plan.hidden, num_classes),
+            Linear(6 * plan.rows[-1][2], plan.hidden),
+            Hardswish(inplace=True),
+            Dropout(dropout),
+            Linear(plan.hidden, num_classes),
         )
         initialise(self, conv=he_fan_out, linear=normal(0.01))
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from hubstate.strictjson import Json
 from hubstate.zoo.blocks import SqueezeExcitation, conv_norm, he_fan_out, initialise, normal
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import Linear, ReLU
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -102,7 +103,7 @@ class Block(nn.Module):
         changed = stride != 1 or inputs != width
         self.proj = conv_norm(inputs, width, 1, stride=stride, activation=None) if changed else None
         self.f = Transformation(inputs, width, stride=stride, plan=plan)
-        self.activation = nn.ReLU(inplace=True)
+        self.activation = ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.proj is None else self.proj(x)
@@ -128,7 +129,7 @@ class RegNet(nn.Module):
             stage = _stage(f"block{number}", inputs, width, blocks=blocks, plan=plan)
             self.trunk_output.add_module(f"block{number}", stage)
             inputs = width
-        self.fc = nn.Linear(inputs, num_classes)
+        self.fc = Linear(inputs, num_classes)
         initialise(self, conv=he_fan_out, zero_bias=False)
         initialise(self, linear=normal(0.01))
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import conv_norm, he_fan_out, initialise
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import Linear, ReLU
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -71,7 +72,7 @@ class Block(nn.Module):
         self.bns = nn.ModuleList(norm for _, norm in layers)
         self.pool = nn.AvgPool2d(3, stride, padding=1) if first else nn.Identity()
         self.conv3, self.bn3 = conv_norm(part * plan.scales, outputs, 1, activation=None)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = ReLU(inplace=True)
         self.downsample = (
             conv_norm(inputs, outputs, 1, stride=stride, activation=None) if first else None
         )
@@ -103,13 +104,13 @@ class Res2Net(nn.Module):
     def __init__(self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv_norm(in_chans, 64, 7, stride=2, activation=None)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = _stage(plan, 0, inputs=64)
         self.layer2 = _stage(plan, 1, inputs=64 * _EXPANSION)
         self.layer3 = _stage(plan, 2, inputs=128 * _EXPANSION)
         self.layer4 = _stage(plan, 3, inputs=256 * _EXPANSION)
-        self.fc = nn.Linear(512 * _EXPANSION, num_classes)
+        self.fc = Linear(512 * _EXPANSION, num_classes)
         initialise(self, conv=he_fan_out)
 
     def forward_features(self, x: Tensor) -> Tensor:

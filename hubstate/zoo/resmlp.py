@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import Patches, Perceptron, initialise, normal
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import Linear
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["ResMlp", "resmlp_12_224", "resmlp_24_224", "resmlp_36_224", "resmlp_big_24_224"]
@@ -58,7 +59,7 @@ class Block(nn.Module):
     def __init__(self, plan: Plan, *, tokens: int) -> None:
         super().__init__()
         self.norm1 = Affine(plan.width)
-        self.linear_tokens = nn.Linear(tokens, tokens)
+        self.linear_tokens = Linear(tokens, tokens)
         self.norm2 = Affine(plan.width)
         self.mlp_channels = Perceptron(plan.width, 4 * plan.width)
         self.ls1 = nn.Parameter(torch.full((plan.width,), plan.scale))
@@ -92,7 +93,7 @@ class ResMlp(nn.Module):
         tokens = self.stem.tokens
         self.blocks = nn.Sequential(*(Block(plan, tokens=tokens) for _ in range(plan.blocks)))
         self.norm = Affine(plan.width)
-        self.head = nn.Linear(plan.width, num_classes)
+        self.head = Linear(plan.width, num_classes)
         initialise(self, linear=normal(0.02))
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -31,8 +31,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from hubstate.zoo.blocks import he_fan_out, initialise
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.features import featured
+from hubstate.zoo.layers import BatchNorm2d, Conv2d, Linear, ReLU
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -79,10 +81,10 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, width: int, *, plan: Plan, stride: int) -> None:
         super().__init__()
         self.conv1 = _convolution(inputs, width, 3, stride=stride)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn1 = BatchNorm2d(width)
+        self.relu = ReLU(inplace=True)
         self.conv2 = _convolution(width, width, 3)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNorm2d(width)
         self.downsample = _shortcut(inputs, width, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,12 +109,12 @@ class Bottleneck(nn.Module):
         inner = width * plan.group_width // 64 * plan.groups
         outputs = width * self.expansion
         self.conv1 = _convolution(inputs, inner, 1)
-        self.bn1 = nn.BatchNorm2d(inner)
+        self.bn1 = BatchNorm2d(inner)
         self.conv2 = _convolution(inner, inner, 3, stride=stride, groups=plan.groups)
-        self.bn2 = nn.BatchNorm2d(inner)
+        self.bn2 = BatchNorm2d(inner)
         self.conv3 = _convolution(inner, outputs, 1)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn3 = BatchNorm2d(outputs)
+        self.relu = ReLU(inplace=True)
         self.downsample = _shortcut(inputs, outputs, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,16 +159,18 @@ class ResNet(nn.Module):
         width, expansion = plan.width, plan.block.expansion
         large = plan.stem == "large"
         self.conv1 = _convolution(in_chans, width, 7 if large else 3, stride=2 if large else 1)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn1 = BatchNorm2d(width)
+        self.relu = ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
         self.layer1 = _stage(plan, 0, inputs=width)
         self.layer2 = _stage(plan, 1, inputs=width * expansion)
         self.layer3 = _stage(plan, 2, inputs=width * expansion * 2)
         self.layer4 = _stage(plan, 3, inputs=width * expansion * 4)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(width * expansion * 8, num_classes)
-        _initialise(self, zero_init_residual=zero_init_residual)
+        self.fc = Linear(width * expansion * 8, num_classes)
+        initialise(self, conv=he_fan_out)
+        if zero_init_residual:
+            _start_as_identity(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature maps: (N, channels, height, width)."""
@@ -186,7 +190,7 @@ def _convolution(
     inputs: int, outputs: int, size: int, *, stride: int = 1, groups: int = 1
 ) -> nn.Conv2d:
     # Padding keeps the size, and batch normalisation brings the bias.
-    return nn.Conv2d(
+    return Conv2d(
         inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False
     )
 
@@ -195,7 +199,7 @@ def _shortcut(inputs: int, outputs: int, *, stride: int) -> nn.Sequential | None
     """A projection where the shape changes (option B of He et al. 2015), else nothing."""
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(_convolution(inputs, outputs, 1, stride=stride), nn.BatchNorm2d(outputs))
+    return nn.Sequential(_convolution(inputs, outputs, 1, stride=stride), BatchNorm2d(outputs))
 
 
 def _stage(plan: Plan, index: int, *, inputs: int) -> nn.Sequential:
@@ -207,11 +211,9 @@ def _stage(plan: Plan, index: int, *, inputs: int) -> nn.Sequential:
     return nn.Sequential(*blocks)
 
 
-def _initialise(model: ResNet, *, zero_init_residual: bool) -> None:
+def _start_as_identity(model: ResNet) -> None:
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
+        if isinstance(module, BasicBlock | Bottleneck):
             nn.init.zeros_(module.last_norm.weight)
 
 

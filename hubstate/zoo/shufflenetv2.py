@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import conv_norm
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import Linear
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -85,7 +86,7 @@ class ShuffleNetV2(nn.Module):
         self.stage3 = _stage(plan.widths[0], plan.widths[1], units=_UNITS[1])
         self.stage4 = _stage(plan.widths[1], plan.widths[2], units=_UNITS[2])
         self.conv5 = conv_norm(plan.widths[2], plan.outputs, 1)
-        self.fc = nn.Linear(plan.outputs, num_classes)
+        self.fc = Linear(plan.outputs, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature maps: (N, channels, height, width)."""

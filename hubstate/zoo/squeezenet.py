@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import initialise, normal
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import Conv2d, Dropout, ReLU
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["SqueezeNet", "squeezenet1_0", "squeezenet1_1"]
@@ -46,10 +47,10 @@ class Fire(nn.Module):
 
     def __init__(self, inputs: int, squeezed: int, expanded: int) -> None:
         super().__init__()
-        self.squeeze = nn.Conv2d(inputs, squeezed, 1)
-        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
-        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
-        self.relu = nn.ReLU(inplace=True)
+        self.squeeze = Conv2d(inputs, squeezed, 1)
+        self.expand1x1 = Conv2d(squeezed, expanded, 1)
+        self.expand3x3 = Conv2d(squeezed, expanded, 3, padding=1)
+        self.relu = ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.squeeze(x))
@@ -72,9 +73,9 @@ class SqueezeNet(nn.Module):
         super().__init__()
         self.features = nn.Sequential(*_features(plan, in_chans))
         self.classifier = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Conv2d(512, num_classes, 1),
-            nn.ReLU(inplace=True),
+            Dropout(dropout),
+            Conv2d(512, num_classes, 1),
+            ReLU(inplace=True),
             nn.AdaptiveAvgPool2d(1),
         )
         initialise(self.features, conv=nn.init.kaiming_uniform_)
@@ -92,8 +93,8 @@ class SqueezeNet(nn.Module):
 
 
 def _features(plan: Plan, in_chans: int) -> Iterator[nn.Module]:
-    yield nn.Conv2d(in_chans, plan.width, plan.size, stride=2)
-    yield nn.ReLU(inplace=True)
+    yield Conv2d(in_chans, plan.width, plan.size, stride=2)
+    yield ReLU(inplace=True)
     inputs = plan.width
     for index, (squeezed, expanded) in enumerate(_FIRES):
         if index in plan.pools:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import DropBranch, Permute, initialise, normal, perceptron
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import Conv2d, LayerNorm, Linear
 from hubstate.zoo.variants import photographs, variant
 from hubstate.zoo.windows import CosineAttention, WindowAttention
 
@@ -63,10 +64,10 @@ class Block(nn.Module):
         super().__init__()
         self.second = second
         attention, window = (CosineAttention, 8) if second else (WindowAttention, 7)
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
         self.attn = attention(width, heads=heads, window=window, shift=window // 2 * shifted)
         self.drop = DropBranch(drop)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = LayerNorm(width)
         self.mlp = perceptron(width, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,8 +82,8 @@ class Merge(nn.Module):
     def __init__(self, width: int, *, second: bool) -> None:
         super().__init__()
         self.second = second
-        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
-        self.norm = nn.LayerNorm(2 * width if second else 4 * width)
+        self.reduction = Linear(4 * width, 2 * width, bias=False)
+        self.norm = LayerNorm(2 * width if second else 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
@@ -108,8 +109,8 @@ class SwinTransformer(nn.Module):
         super().__init__()
         width = plan.width * 2 ** (len(plan.blocks) - 1)
         self.features = nn.Sequential(*_features(plan, in_chans))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, num_classes)
+        self.norm = LayerNorm(width)
+        self.head = Linear(width, num_classes)
         initialise(self, linear=normal(0.02))
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -125,8 +126,8 @@ class SwinTransformer(nn.Module):
 
 def _features(plan: Plan, in_chans: int) -> Iterator[nn.Module]:
     width, done = plan.width, 0
-    patches = nn.Conv2d(in_chans, width, 4, stride=4)
-    yield nn.Sequential(patches, Permute(0, 2, 3, 1), nn.LayerNorm(width))
+    patches = Conv2d(in_chans, width, 4, stride=4)
+    yield nn.Sequential(patches, Permute(0, 2, 3, 1), LayerNorm(width))
     for index, blocks in enumerate(plan.blocks):
         if index:
             yield Merge(width, second=plan.second)

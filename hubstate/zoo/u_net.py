@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 
 from hubstate.zoo.blocks import relu
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.layers import BatchNorm2d, Conv2d
 from hubstate.zoo.variants import photographs
 
 __all__ = ["UNet", "unet"]
@@ -34,11 +35,11 @@ class Twice(nn.Module):
         super().__init__()
         inner = inner or outputs
         self.double_conv = nn.Sequential(
-            nn.Conv2d(inputs, inner, 3, padding=1, bias=False),
-            nn.BatchNorm2d(inner),
+            Conv2d(inputs, inner, 3, padding=1, bias=False),
+            BatchNorm2d(inner),
             relu(),
-            nn.Conv2d(inner, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
+            Conv2d(inner, outputs, 3, padding=1, bias=False),
+            BatchNorm2d(outputs),
             relu(),
         )
 
@@ -103,7 +104,7 @@ class UNet(nn.Module):
         self.up3 = Up(256, 128 // fewer, bilinear=bilinear)
         self.up4 = Up(128, 64, bilinear=bilinear)
         self.outc = nn.Sequential()
-        self.outc.add_module("conv", nn.Conv2d(64, num_classes, 1))
+        self.outc.add_module("conv", Conv2d(64, num_classes, 1))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature maps: (N, 64, H, W)."""

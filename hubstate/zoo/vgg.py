@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import he_fan_out, initialise, normal
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import BatchNorm2d, Conv2d, Dropout, Linear, ReLU
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -64,13 +65,13 @@ class VGG(nn.Module):
         self.features = nn.Sequential(*_features(plan, in_chans))
         self.avgpool = nn.AdaptiveAvgPool2d(7)
         self.classifier = nn.Sequential(
-            nn.Linear(512 * 7 * 7, 4096),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(4096, 4096),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(4096, num_classes),
+            Linear(512 * 7 * 7, 4096),
+            ReLU(inplace=True),
+            Dropout(dropout),
+            Linear(4096, 4096),
+            ReLU(inplace=True),
+            Dropout(dropout),
+            Linear(4096, num_classes),
         )
         initialise(self, conv=he_fan_out, linear=normal(0.01))
 
@@ -90,10 +91,10 @@ def _features(plan: Plan, in_chans: int) -> Iterator[nn.Module]:
     inputs = in_chans
     for width, convolutions in zip(_WIDTHS, plan.convolutions, strict=True):
         for _ in range(convolutions):
-            yield nn.Conv2d(inputs, width, 3, padding=1)
+            yield Conv2d(inputs, width, 3, padding=1)
             if plan.norm:
-                yield nn.BatchNorm2d(width)
-            yield nn.ReLU(inplace=True)
+                yield BatchNorm2d(width)
+            yield ReLU(inplace=True)
             inputs = width
         yield nn.MaxPool2d(2, stride=2)
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from hubstate.strictjson import Json
 from hubstate.zoo.blocks import initialise, perceptron
 from hubstate.zoo.builders import Builder
+from hubstate.zoo.layers import Conv2d, Dropout, LayerNorm, Linear
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
     "vit_l_32",
 ]
 
-_norm = partial(nn.LayerNorm, eps=1e-6)
+_norm = partial(LayerNorm, eps=1e-6)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +65,7 @@ class Layer(nn.Module):
         super().__init__()
         self.ln_1 = _norm(plan.width)
         self.self_attention = nn.MultiheadAttention(plan.width, plan.heads, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.ln_2 = _norm(plan.width)
         self.mlp = perceptron(plan.width, plan.hidden, dropout=dropout)
         initialise(self.mlp, linear=nn.init.xavier_uniform_)
@@ -86,7 +87,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.pos_embedding = nn.Parameter(torch.empty(1, tokens, plan.width))
         nn.init.normal_(self.pos_embedding, std=0.02)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.Sequential()
         for index in range(plan.layers):
             self.layers.add_module(f"encoder_layer_{index}", Layer(plan, dropout=dropout))
@@ -125,11 +126,11 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"image_size is a multiple of {plan.patch}, not {image_size}")
         self.image_size = image_size
         self.class_token = nn.Parameter(torch.zeros(1, 1, plan.width))
-        self.conv_proj = nn.Conv2d(in_chans, plan.width, plan.patch, stride=plan.patch)
+        self.conv_proj = Conv2d(in_chans, plan.width, plan.patch, stride=plan.patch)
         tokens = 1 + (image_size // plan.patch) ** 2
         self.encoder = Encoder(plan, tokens=tokens, dropout=dropout)
         self.heads = nn.Sequential()
-        self.heads.add_module("head", nn.Linear(plan.width, num_classes))
+        self.heads.add_module("head", Linear(plan.width, num_classes))
         self._initialise(inputs=in_chans * plan.patch**2)
 
     def _initialise(self, *, inputs: int) -> None:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, pad
 
+from hubstate.zoo.layers import Linear, ReLU
+
 __all__ = ["CosineAttention", "WindowAttention"]
 
 _HIDDEN = -100.0  # added to the logits of what is not to be seen
@@ -39,8 +41,8 @@ class WindowAttention(nn.Module):
         self.heads, self.window, self.shift = heads, window, shift
         self._add_bias()
         self.register_buffer("relative_position_index", _relative_positions(window))
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def _add_bias(self) -> None:
         table = torch.empty((2 * self.window - 1) ** 2, self.heads)
@@ -131,7 +133,7 @@ class CosineAttention(WindowAttention):
     def __init__(self, width: int, *, heads: int, window: int, shift: int) -> None:
         super().__init__(width, heads=heads, window=window, shift=shift)
         self.cpb_mlp = nn.Sequential(
-            nn.Linear(2, 512), nn.ReLU(inplace=True), nn.Linear(512, heads, bias=False)
+            Linear(2, 512), ReLU(inplace=True), Linear(512, heads, bias=False)
         )
 
     def _project(self, x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import he_fan_out, initialise
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.layers import BatchNorm2d, Conv2d, Dropout, Linear, ReLU
 from hubstate.zoo.variants import photographs
 
 __all__ = ["Xception", "xception"]
@@ -32,8 +33,8 @@ class Separable(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
-        self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.conv1 = Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
+        self.pointwise = Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         outputs: Tensor = self.pointwise(self.conv1(x))
@@ -52,8 +53,8 @@ class Block(nn.Module):
     def __init__(self, *widths: int, halved: bool = True, activated: bool = True) -> None:
         super().__init__()
         first, last = widths[0], widths[-1]
-        self.skip = nn.Conv2d(first, last, 1, stride=2, bias=False) if halved else None
-        self.skipbn = nn.BatchNorm2d(last) if halved else None
+        self.skip = Conv2d(first, last, 1, stride=2, bias=False) if halved else None
+        self.skipbn = BatchNorm2d(last) if halved else None
         self.rep = nn.Sequential(*_layers(widths, halved=halved, activated=activated))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,11 +76,11 @@ class Xception(nn.Module):
 
     def __init__(self, *, num_classes: int, in_chans: int, dropout: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_chans, 32, 3, stride=2, bias=False)
-        self.bn1 = nn.BatchNorm2d(32)
-        self.conv2 = nn.Conv2d(32, 64, 3, bias=False)
-        self.bn2 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
+        self.conv1 = Conv2d(in_chans, 32, 3, stride=2, bias=False)
+        self.bn1 = BatchNorm2d(32)
+        self.conv2 = Conv2d(32, 64, 3, bias=False)
+        self.bn2 = BatchNorm2d(64)
+        self.relu = ReLU(inplace=True)
         self.block1 = Block(64, 128, 128, activated=False)
         self.block2 = Block(128, 256, 256)
         self.block3 = Block(256, 728, 728)
@@ -87,11 +88,11 @@ class Xception(nn.Module):
             self.add_module(f"block{number}", Block(728, 728, 728, 728, halved=False))
         self.block12 = Block(728, 728, 1024)
         self.conv3 = Separable(1024, 1536)
-        self.bn3 = nn.BatchNorm2d(1536)
+        self.bn3 = BatchNorm2d(1536)
         self.conv4 = Separable(1536, 2048)
-        self.bn4 = nn.BatchNorm2d(2048)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(2048, num_classes)
+        self.bn4 = BatchNorm2d(2048)
+        self.dropout = Dropout(dropout)
+        self.fc = Linear(2048, num_classes)
         initialise(self, conv=he_fan_out)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -114,9 +115,9 @@ def _layers(widths: tuple[int, ...], *, halved: bool, activated: bool) -> Iterat
     for index, (inputs, outputs) in enumerate(pairwise(widths)):
         if index or activated:
             # The first must leave its input as it is: the shortcut needs it.
-            yield nn.ReLU(inplace=index > 0)
+            yield ReLU(inplace=index > 0)
         yield Separable(inputs, outputs)
-        yield nn.BatchNorm2d(outputs)
+        yield BatchNorm2d(outputs)
     if halved:
         yield nn.MaxPool2d(3, stride=2, padding=1)
 
