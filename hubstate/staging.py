@@ -36,7 +36,15 @@ from hubstate.walk.traits import has_extra, unwrap
 from hubstate.weights import save_weights
 from hubstate.zoo.builders import builder_record, preprocessing_of, registered
 
-__all__ = ["WEIGHTS", "Description", "preprocessing_of", "recorded_builder", "refusals", "stage"]
+__all__ = [
+    "WEIGHTS",
+    "Description",
+    "preprocessing_of",
+    "provenance",
+    "recorded_builder",
+    "refusals",
+    "stage",
+]
 
 
 # https://spdx.github.io/spdx-spec/v2.3/SPDX-license-expressions/
@@ -212,7 +220,7 @@ def _stage(model: nn.Module, folder: Path, meaning: Description, repository: str
         labels=meaning.labels,
         metrics=meaning.metrics,
         license=meaning.license,
-        provenance={**_provenance(), **meaning.provenance},
+        provenance={**provenance(), **meaning.provenance},
         probe=_probe(model, meaning),
     )
     (folder / NAME).write_bytes(dump(manifest))
@@ -238,7 +246,8 @@ def _probe(model: nn.Module, meaning: Description) -> Probe | None:
         raise GateRefused([f"probe of shape {tuple(shape)}: {error}"]) from error
 
 
-def _provenance() -> dict[str, Json]:
+def provenance() -> dict[str, Json]:
+    """When, with which versions, and from which commit of the working folder something is made."""
     from hubstate import __version__
 
     facts: dict[str, Json] = {

@@ -27,7 +27,6 @@ from toys import Toy, toy
 from hubstate.bundle import export_bundle, import_bundle
 from hubstate.bundle.tar import TarWriter, read_tar
 from hubstate.cache import Cache
-from hubstate.cli import main
 from hubstate.digest import Digest
 from hubstate.endpoints.folder import FolderEndpoint
 from hubstate.errors import Conflict, Damaged, DigestMismatch, InvalidSetting
@@ -36,29 +35,9 @@ from hubstate.lock import LockFile, dump_lock, parse_lock, read_lock, write_lock
 from hubstate.pinning import add_pins
 from hubstate.reference import Reference
 
+pytestmark = pytest.mark.usefixtures("project")
+
 Files = dict[str, bytes]
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command line here: its exit code, and what it printed."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(words))
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from toys import toy
 
 import hubstate
-from hubstate.cli import main
 from hubstate.cli.output import printable
 from hubstate.hub import publish_files
 from hubstate.manifest import NAME as NAME_OF_MANIFEST
@@ -27,21 +26,6 @@ from hubstate.probe import make_probe
 from hubstate.weights import save_weights
 
 NAME = "org/toy"
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command line here: its exit code, and what it printed."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(words))
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from commands import Run, runner
+from commands import Run
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import load_file
 from torch import nn
@@ -26,12 +26,6 @@ from hubstate.subject import Subject, open_subject
 from hubstate.transforms import resolve
 from hubstate.weights import save_weights
 from hubstate.zoo import resnet18
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
-
 
 STATE = {
     "conv.weight": torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1)),

@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-from commands import Run, runner
+from commands import Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -37,11 +37,6 @@ from hubstate.errors import HubstateError, InvalidSetting, InvalidWeights, NotFo
 from hubstate.transforms import resolve
 
 GOLDEN = Path(__file__).parent / "golden" / "foreign"
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
 
 
 def trained() -> Toy:

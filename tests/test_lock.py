@@ -20,7 +20,6 @@ from quick import publish_quickly
 from toys import toy
 
 from hubstate.blobs import FileInfo
-from hubstate.cli import main
 from hubstate.digest import Digest
 from hubstate.errors import Damaged, DigestMismatch, InvalidSetting, NotPinned, RevisionNotFound
 from hubstate.hub import fetch, open_release, publish_files
@@ -37,31 +36,9 @@ from hubstate.lock import (
 from hubstate.pinning import add_pins, check_pins, remove_pins, update_pins
 from hubstate.reference import Reference
 
+pytestmark = pytest.mark.usefixtures("project")
+
 REPO = "org/name"
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's folder, which is the working folder, with nothing in it."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command line here: its exit code, and what it printed."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(words))
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code, out, err
-
-    return call
 
 
 def publish(text: str, **options: Any) -> str:

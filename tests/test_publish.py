@@ -33,6 +33,7 @@ from hubstate.errors import (
     Unreachable,
 )
 from hubstate.publishing import Publication, publish
+from hubstate.staging import provenance
 
 NAME = "org/toy"
 
@@ -78,6 +79,18 @@ def test_a_release_holds_weights_manifest_config_and_card() -> None:
     config = json.loads(release.path("config.json").read_text())
     assert config["architecture"] == "toy"
     assert config["pretrained_cfg"]["num_classes"] == 4
+
+
+def test_a_release_names_the_commit_that_it_was_published_from(project: Path) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(project)]
+    assert "git_commit" not in provenance(), "no commit yet, and not that of another folder"
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "First"], check=True)
+    clean = provenance()
+    (project / "new.py").write_text("")
+    dirty = provenance()
+    assert len(str(clean["git_commit"])) == 40
+    assert (clean["git_dirty"], dirty["git_dirty"]) == (False, True)
 
 
 def test_the_cards_front_matter_is_yaml_with_licence_and_metrics() -> None:

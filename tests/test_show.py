@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Run, runner
+from commands import Run
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -20,11 +20,6 @@ from toys import Toy, tied, toy
 import hubstate
 from hubstate.deviation import deviation
 from hubstate.weights import save_weights
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
 
 
 def trained(seed: int = 0) -> Toy:

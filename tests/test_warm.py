@@ -21,13 +21,14 @@ from toys import Toy, toy
 from hubstate import settings, warm
 from hubstate.blobs import FileInfo
 from hubstate.cache import Cache
-from hubstate.cli import main
 from hubstate.digest import Digest
 from hubstate.errors import DigestMismatch, InvalidSetting, Offline
 from hubstate.filters import only, without
 from hubstate.lock import LockFile, write_lock
 from hubstate.pinning import add_pins
 from hubstate.progress import quiet
+
+pytestmark = pytest.mark.usefixtures("project")
 
 HERE = Path(__file__).parent
 LOAD = """
@@ -39,28 +40,6 @@ model = toy(pretrained=repo)
 release = hubstate.fetch(repo)
 print(sorted(release.paths), float(model.fc.bias.detach().sum()))
 """
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command line here: its exit code, and what it printed."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(words))
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")
