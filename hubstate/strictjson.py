@@ -26,6 +26,7 @@ _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _REST = bytes(set(range(256)) - set(b'{}[]:"'))
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19  # the digits of the smallest integer that may be refused
+_BEFORE_NUMBER = re.compile(rb'(?:\A|[\s,\[-]|["\s]:)\Z')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LOCATED = 4 << 20  # characters of the longest text that is parsed again to find a place
 
@@ -108,7 +109,7 @@ def _parse(text: str, data: bytes, max_depth: int) -> Any:
         value = json.loads(
             text,
             object_hook=keep,
-            parse_int=_integer if _LONG_NUMBER in data.translate(_DIGITS) else None,
+            parse_int=_integer if _has_long_integer(data) else None,
             parse_float=_finite,
             parse_constant=_constant,
         )
@@ -124,6 +125,17 @@ def _parse(text: str, data: bytes, max_depth: int) -> Any:
     if _SURROGATE.search(text) and not _encodable(json.dumps(value, ensure_ascii=False)):
         raise _Refused(next(_problems(value, "")))
     return value
+
+
+def _has_long_integer(data: bytes) -> bool:
+    """Whether there may be one; a digest in quotes may hold as many digits."""
+    digits = data.translate(_DIGITS)
+    place = digits.find(_LONG_NUMBER)
+    while place >= 0:
+        if _BEFORE_NUMBER.search(data[max(0, place - 2) : place]):
+            return True
+        place = digits.find(_LONG_NUMBER, place + len(_LONG_NUMBER))
+    return False
 
 
 def _skeleton(data: bytes) -> bytes:

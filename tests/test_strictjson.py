@@ -94,6 +94,17 @@ def test_the_largest_integers_are_read() -> None:
     assert loads(str([MAX_INTEGER, -MAX_INTEGER]).encode(), what="x") == [MAX_INTEGER, -MAX_INTEGER]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["%s", "-%s", "[%s]", "[0,%s]", "[-%s]", '{"a":%s}', '{"a" :%s}', '{"a":\n%s}', "[\t%s]"],
+)
+def test_an_integer_is_too_long_wherever_it_stands(text: str) -> None:
+    beside = f'["sha256:{"1" * 64}", {text % MAX_INTEGER}]'
+    assert loads(beside.encode(), what="x")[0].endswith("1" * 64)
+    with pytest.raises(Damaged, match="beyond 63 bits|not finite"):
+        loads((text % (MAX_INTEGER + 1)).encode(), what="x")
+
+
 def test_a_surrogate_pair_is_one_character() -> None:
     assert loads(b'"\\ud83d\\ude00"', what="x") == "\N{GRINNING FACE}"
 

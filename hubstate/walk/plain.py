@@ -16,10 +16,11 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-__all__ = ["EXACT", "fields_of", "named", "plain", "shaped_like"]
+__all__ = ["EXACT", "fields_of", "is_exact", "named", "plain", "shaped_like"]
 
 EXACT = frozenset({NoneType, bool, int, float, complex, str})
 """The types that plain data is made of."""
+_TEXT = frozenset({str})
 _Found: TypeAlias = tuple[str, Any]
 _NOTHING: _Found = ("opaque", ())
 
@@ -39,11 +40,13 @@ def plain(value: Any, *, path: str, lost: list[str], tensors: bool = False) -> _
     >>> plain({1: [True, ReLU]}, path="settings", lost=[])
     ('data', {'1': [True, ()]})
     """
-    if type(value) in EXACT:
-        return "data", value
-    if type(value) is tuple and EXACT.issuperset(map(type, value)):  # kernel_size and its like
-        return "data", value
-    return _Plain(lost, tensors).convert(value, path)
+    return ("data", value) if is_exact(value) else _Plain(lost, tensors).convert(value, path)
+
+
+def is_exact(value: Any) -> bool:
+    """Whether a value is plain data as it stands: a scalar, or a tuple like ``kernel_size``."""
+    kind = type(value)
+    return kind in EXACT or (kind is tuple and EXACT.issuperset(map(type, value)))
 
 
 class _Plain:
@@ -100,6 +103,8 @@ def fields_of(value: Any, path: str) -> dict[str, Any] | None:
     Raises:
         ValueError: two keys of a mapping that become equal as text.
     """
+    if type(value) is dict and _TEXT.issuperset(map(type, value)):
+        return value
     if isinstance(value, Mapping):
         return named(value.items(), path)
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from hubstate.walk.plain import EXACT, fields_of, plain
+from hubstate.walk.plain import EXACT, fields_of, is_exact, plain
 from hubstate.walk.traits import (
     has_extra,
     raise_refused,
@@ -168,9 +168,9 @@ def rows(x: Any, *, records: bool = False, lost: list[str] | None = None) -> lis
 
 def _refuse_doubles(found: list[Row]) -> None:
     """Keys of a container may hold dots, and then two of its paths may meet."""
-    paths = collections.Counter(row[0] for row in found)
-    doubles = [path for path, count in paths.items() if count > 1]
-    if doubles:
+    if len({row[0] for row in found}) < len(found):
+        paths = collections.Counter(row[0] for row in found)
+        doubles = [path for path, count in paths.items() if count > 1]
         raise ValueError(f"two values have the name {', '.join(doubles[:20])}")
 
 
@@ -182,7 +182,9 @@ class _Walker:
         self.above: set[int] = set()
 
     def walk(self, x: Any, path: str) -> None:
-        if isinstance(x, nn.Module):
+        if is_exact(x) and x is not None and not path.endswith(EXTRA):  # what most leaves are
+            self.rows.append((path, "opaque" if x == () else "data", x, None))
+        elif isinstance(x, nn.Module):
             self.module(unwrap(x), path)
         elif isinstance(x, Tensor):
             why = refused_tensor(x)
