@@ -3,6 +3,7 @@
 ::
 
     builders.py      register_model: a function that makes an architecture -> a public builder
+    wrapper.py       what that adds to the function: pretrained=, and the weights it names
     catalogue.py     catalogue.toml: which weights exist for which builder
     create.py        create_model, list_models: builders by name
     index.py         the library's own builders, by family

@@ -15,30 +15,19 @@ private attributes who built it, so that it can be published without saying so a
 
 from __future__ import annotations
 
-import functools
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from hubstate.digest import Digest
-from hubstate.errors import GateRefused, InvalidSetting
-from hubstate.filters import Filter, check_filter
-from hubstate.lock import model_pin
+from hubstate.errors import InvalidSetting
 from hubstate.reference import Reference
 from hubstate.strictjson import Json
-from hubstate.zoo.catalogue import CatalogueEntry, Source, choose
+from hubstate.zoo.catalogue import CatalogueEntry
 from hubstate.zoo.index import BUILTIN
 from hubstate.zoo.libraries import find_architecture
-from hubstate.zoo.origin import (
-    builder_record,
-    load_report,
-    preprocessing_of,
-    remember,
-    remember_report,
-)
-from hubstate.zoo.spelling import spelled
+from hubstate.zoo.origin import builder_record, load_report, preprocessing_of
+from hubstate.zoo.wrapper import RESERVED, Builder, Registration, call, wrap
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,51 +49,8 @@ __all__ = [
 ]
 
 M = TypeVar("M", bound="nn.Module")
-M_co = TypeVar("M_co", bound="nn.Module", covariant=True)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
-
-
-class Builder(Protocol[M_co]):
-    """A function that makes a model, with pretrained weights where that is asked for."""
-
-    __name__: str
-    registration: Registration
-
-    def __call__(
-        self,
-        *,
-        pretrained: bool | str = False,
-        filter: Filter | None = None,
-        strict: bool = True,
-        adapt: bool = False,
-        prefault: bool = False,
-        copy: bool = False,
-        **arguments: Any,
-    ) -> M_co: ...
-
-
-RESERVED = {
-    parameter.name: parameter
-    for parameter in inspect.signature(Builder.__call__).parameters.values()
-    if parameter.name not in ("self", "arguments")
-}
-"""The arguments that every builder has beside its own."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Registration:
-    """What is known of a builder."""
-
-    name: str
-    function: Callable[..., nn.Module]
-    source: str | None
-    """``package.module:function``; None for a function inside a function."""
-    preprocessing: Mapping[str, Json] = field(default_factory=dict)
-    weights: tuple[CatalogueEntry, ...] = ()
-    migrations: Mapping[str, Transforms] = field(default_factory=dict)
-    head: tuple[str, ...] = ()
-    """Dotted paths of the layers with an output for each class; the classifier's first."""
 
 
 _builders: dict[str, Builder[Any]] = {}
@@ -181,7 +127,7 @@ def register_model(
             head=(head,) if isinstance(head, str) else tuple(head),
         )
         _check_name(registration)
-        _builders[chosen] = builder = _builder(registration)
+        _builders[chosen] = builder = wrap(registration)
         return builder
 
     return register if function is None else register(function)
@@ -237,115 +183,6 @@ def _check_name(registration: Registration) -> None:
         )
 
 
-def _builder(registration: Registration) -> Builder[Any]:
-    function = registration.function
-    signature = _keyword_signature(registration)
-
-    @functools.wraps(function)
-    def builder(
-        *,
-        pretrained: bool | str = False,
-        filter: Filter | None = None,
-        strict: bool = True,
-        adapt: bool = False,
-        prefault: bool = False,
-        copy: bool = False,
-        **arguments: Any,
-    ) -> Any:
-        pretrained = spelled(registration.name, pretrained, arguments, signature=signature)
-        _check_pretrained(pretrained)
-        check_filter(filter)
-        if pretrained is False:
-            return _make(registration, signature, arguments)
-        source = _locked(registration, pretrained)
-        options: dict[str, Any] = {"filter": filter, "strict": strict}
-        options |= {"prefault": prefault, "copy": copy, "migrations": registration.migrations}
-        options |= {"transforms": source.transforms}
-        arguments = {**source.arguments, **arguments}
-        make = functools.partial(_make, registration, signature, arguments)
-        return _make_pretrained(make, source, options, adapt=adapt)
-
-    public = cast(Any, builder)
-    public.__signature__ = _public_signature(signature)
-    public.registration = registration
-    return cast("Builder[Any]", public)
-
-
-def _locked(registration: Registration, pretrained: bool | str) -> Source:
-    """Where the weights are: as a lock file says, or else the catalogue."""
-    pin = model_pin(registration.name, pretrained)
-    source = choose(registration.name, pin.tag if pin else pretrained, own=registration.weights)
-    return replace(source, reference=str(pin.reference), registry=None) if pin else source
-
-
-def _check_pretrained(value: object) -> None:
-    if not isinstance(value, bool | str):
-        found = type(value).__name__
-        raise TypeError(f"pretrained is a bool, a tag or a reference, not {found}")
-
-
-def _make_pretrained(
-    make: Callable[[], nn.Module], source: Source, options: Mapping[str, Any], *, adapt: bool
-) -> nn.Module:
-    # Imported here: a list of the builders needs neither torch nor anything that loads.
-    from hubstate.building import skip_init
-    from hubstate.collector import collection_paused
-    from hubstate.hub import open_release
-    from hubstate.pretrained import load_release
-    from hubstate.zoo.features import narrowed
-
-    with collection_paused(), skip_init() as skipped:
-        model = make()
-    with collection_paused():
-        release = open_release(source.reference, registry=source.registry)
-        options = {**options, "filter": narrowed(model, options["filter"])}
-        sizes = _sizes(model) if adapt else None
-        report = load_release(model, release, adapt=sizes, **options)
-    skipped.finish(model, loaded=frozenset(report.loaded))
-    stated = release.manifest.preprocessing if release.manifest else {}
-    remember_report(model, report, preprocessing=stated)
-    return model
-
-
-def _sizes(model: nn.Module) -> dict[str, int]:
-    """The arguments of a model's builder to which weights can be adapted."""
-    try:
-        record = builder_record(model)
-    except GateRefused:  # other arguments, which no manifest can hold
-        record = None
-    arguments = record.arguments if record else {}
-    known = {name: arguments.get(name) for name in ("num_classes", "in_chans")}
-    return {name: size for name, size in known.items() if isinstance(size, int)}
-
-
-def _make(
-    registration: Registration, signature: inspect.Signature, arguments: Mapping[str, Any]
-) -> nn.Module:
-    try:
-        bound = signature.bind(**arguments)
-    except TypeError as error:
-        raise TypeError(f"{registration.name}(): {error}") from None
-    bound.apply_defaults()
-    return _call(registration, bound.kwargs)
-
-
-def _call(registration: Registration, arguments: Mapping[str, Any]) -> nn.Module:
-    from torch import nn
-
-    model: object = registration.function(**arguments)
-    if not isinstance(model, nn.Module):
-        found = type(model).__name__
-        raise TypeError(f"the builder {registration.name} returned {found}, not a Module")
-    remember(
-        model,
-        arguments,
-        name=registration.name,
-        source=registration.source,
-        preprocessing=registration.preprocessing,
-    )
-    return model
-
-
 def library_builder(name: str) -> Builder[Any]:
     """The builder of another library's architecture, such as ``timm:resnet50``.
 
@@ -356,7 +193,7 @@ def library_builder(name: str) -> Builder[Any]:
     registration = Registration(
         name=name, function=function, source=name, preprocessing=preprocessing, head=head
     )
-    return _builder(registration)
+    return wrap(registration)
 
 
 def unregistered(function: Callable[..., Any], path: str) -> Builder[Any]:
@@ -364,34 +201,8 @@ def unregistered(function: Callable[..., Any], path: str) -> Builder[Any]:
     registration = Registration(name=path, function=function, source=path)
 
     def builder(**arguments: Any) -> nn.Module:
-        return _call(registration, arguments)
+        return call(registration, arguments)
 
     builder.__name__ = path
     cast(Any, builder).registration = registration
     return cast("Builder[Any]", builder)
-
-
-def _keyword_signature(registration: Registration) -> inspect.Signature:
-    """The function's signature with every parameter by name only."""
-    signature = inspect.signature(registration.function)
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
-    parameters = []
-    for parameter in signature.parameters.values():
-        where = f"the argument {parameter.name} of the builder {registration.name}"
-        if parameter.name in RESERVED:
-            reserved = ", ".join(RESERVED)
-            raise TypeError(f"{where} has a reserved name: {reserved} are added to every builder")
-        if parameter.kind in positional:
-            raise TypeError(f"{where} cannot be given by name")
-        named = parameter.kind is inspect.Parameter.VAR_KEYWORD
-        parameters.append(
-            parameter if named else parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        )
-    return signature.replace(parameters=parameters)
-
-
-def _public_signature(signature: inspect.Signature) -> inspect.Signature:
-    first, *last = RESERVED.values()
-    own = list(signature.parameters.values())
-    named = [p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    return signature.replace(parameters=[first, *named, *last, *own[len(named) :]])
