@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from hubstate.blobs import check_info
-from hubstate.cache import Source
+from hubstate.cache import Source, Traffic
 from hubstate.digest import Digest
 from hubstate.endpoints import MANIFEST, Commit, FileInfo, Stream
 from hubstate.errors import DigestMismatch, FileNotInRelease, InvalidManifest
@@ -43,6 +43,16 @@ class Release:
     def paths(self) -> Mapping[str, Path]:
         """Where each file that was asked for so far is, by its name in the release."""
         return MappingProxyType(self.source.paths)
+
+    @property
+    def traffic(self) -> Traffic:
+        """Where the bytes came from that were not in the cache when they were asked for.
+
+        Bytes of other releases' tensors, which were copied, and those of a transfer that had been
+        broken off, count as ``reused``. Whoever waits for another process that fetches the same
+        file has none of either.
+        """
+        return sum(self.source.traffic.values(), Traffic())
 
     @property
     def pinned(self) -> Reference:

@@ -168,7 +168,7 @@ def test_a_run_of_another_machine_is_copied_from_and_not_taken(tmp_path: Path) -
     foreign = part.folder.rename(tmp_path / "run-00000000-1-abcd")
     assert adopt_run(foreign) is None
     with start_run(tmp_path) as mine:
-        mine.copy(read_journal(foreign / "journal"), foreign / "part")
+        mine.copy([(c, c.start) for c in read_journal(foreign / "journal")], foreign / "part")
         assert mine.covered == [(0, 5)]
 
 
@@ -178,8 +178,9 @@ def test_what_another_file_does_not_really_have_is_not_copied(tmp_path: Path) ->
     with start_run(tmp_path) as part:
         claims = [Chunk(0, 5, Digest.of(b"first")), Chunk(5, 9, Digest.of(b"more"))]
         claims.append(Chunk(24, 29, Digest.of(b"after")))
-        part.copy(claims, donor)
-        part.copy(claims, tmp_path / "gone")
+        copies = [(claim, claim.start) for claim in claims]
+        part.copy(copies, donor)
+        part.copy(copies, tmp_path / "gone")
         assert part.covered == [(0, 5)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hubstate.cache.fetching import Traffic
 from hubstate.cache.layers import Cache, Found
 from hubstate.cache.releases import KnownRelease
 from hubstate.cache.source import Source, offline_error
@@ -28,6 +29,7 @@ __all__ = [
     "Freed",
     "KnownRelease",
     "Source",
+    "Traffic",
     "Verified",
     "entries",
     "offline_error",

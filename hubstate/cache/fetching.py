@@ -1,7 +1,8 @@
 """A remote file into the cache, all of it or some ranges, with nothing fetched twice.
 
-What is there already is taken over first, hashed again: from a run that was killed, and from
-partial files of other folders of the cache or with other ranges. The rest is fetched.
+What is there already is taken over first, hashed again: from a run that was killed, from partial
+files of other folders of the cache or with other ranges, and from other releases that have the same
+tensors (:mod:`hubstate.cache.donors`). The rest is fetched.
 
 Two kinds of files are told apart. A **sealed** one has a digest for every chunk, from the
 manifest: each range is verified against what was published, and a file whose chunks are all right
@@ -13,7 +14,7 @@ tells whether a range is what was published; that no bit has changed since it ar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,17 +22,21 @@ from pathlib import Path
 
 from hubstate.blobs import Blobs, make_folders, reachable
 from hubstate.cache.layers import Cache
-from hubstate.cache.partials import Partials
+from hubstate.cache.partials import Partials, find_parts
 from hubstate.cache.receipts import write_receipt
 from hubstate.digest import Digest, hash_file
+from hubstate.endpoints.base import Commit
 from hubstate.errors import DigestMismatch
 from hubstate.progress import Hook
 from hubstate.transport import RangesRefused
 from hubstate.transport.chunks import Chunk, Range, bridge, cut, is_covered, seal, subtract, union
 from hubstate.transport.engine import Read, transfer
-from hubstate.transport.part import Part, adopt_run, read_journal, runs_in, start_run
+from hubstate.transport.part import Part, adopt_run, runs_in, start_run
 
-__all__ = ["Remote", "fetch_ranges", "fetch_whole", "find_ranges"]
+__all__ = ["Remote", "Traffic", "fetch_ranges", "fetch_whole", "find_ranges"]
+
+_LEAST = 256 << 10  # bytes: what is missing, for it to be looked for in other releases
+_TWIN = 64 << 10  # bytes of a chunk that is in a file twice, for it to be fetched once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,8 @@ class Remote:
     """Chunks that make up the file, in order; none where nothing is known of its inside."""
     identity: str
     """What the file is, where its tiles do not say so: registry, commit and path."""
+    commit: Commit
+    """That it is of."""
     read: Read
 
     @property
@@ -69,13 +76,30 @@ class Remote:
         return (self.seal or Digest.of(self.identity.encode())).hex
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traffic:
+    """Where the bytes of a file came from that was not in the cache as a whole."""
+
+    downloaded: int = 0
+    """From the registry."""
+    reused: int = 0
+    """From other files in the cache, and from transfers that were broken off."""
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            downloaded=self.downloaded + other.downloaded, reused=self.reused + other.reused
+        )
+
+
 def find_ranges(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Path | None:
     """A partial file in the cache that has all of the wanted ranges."""
     found = (Partials(folder, remote.key).find(wanted) for folder in cache.folders)
     return next(filter(None, found), None)
 
 
-def fetch_ranges(cache: Cache, remote: Remote, wanted: Sequence[Range], *, progress: Hook) -> Path:
+def fetch_ranges(
+    cache: Cache, remote: Remote, wanted: Sequence[Range], *, progress: Hook
+) -> tuple[Path, Traffic]:
     """A file of the right length that has the wanted ranges, and holes elsewhere.
 
     Raises:
@@ -85,16 +109,16 @@ def fetch_ranges(cache: Cache, remote: Remote, wanted: Sequence[Range], *, progr
     """
     wanted = union(wanted)
     if found := find_ranges(cache, remote, wanted):
-        return found
+        return found, Traffic()
     with _filling(cache, remote, wanted) as (folder, part):
-        _fetch(remote, part, wanted, progress)
+        traffic = _fill(cache, remote, part, wanted, progress)
         with reachable(f"{remote.what}: cannot be written to the cache {folder}"):
             if is_covered((0, remote.size), part.covered):
-                return _finish(folder, remote, part)
-            return Partials(folder, remote.key).publish(part, digest=remote.digest)
+                return _finish(folder, remote, part), traffic
+            return Partials(folder, remote.key).publish(part, digest=remote.digest), traffic
 
 
-def fetch_whole(cache: Cache, remote: Remote, *, progress: Hook) -> Path:
+def fetch_whole(cache: Cache, remote: Remote, *, progress: Hook) -> tuple[Path, Traffic]:
     """A whole file, verified: the blob that its digest names.
 
     Raises:
@@ -102,9 +126,9 @@ def fetch_whole(cache: Cache, remote: Remote, *, progress: Hook) -> Path:
     """
     wanted = [(0, remote.size)]
     with _filling(cache, remote, wanted) as (folder, part):
-        _fetch(remote, part, wanted, progress)
+        traffic = _fill(cache, remote, part, wanted, progress)
         with reachable(f"{remote.what}: cannot be written to the cache {folder}"):
-            return _finish(folder, remote, part)
+            return _finish(folder, remote, part), traffic
 
 
 @contextmanager
@@ -120,7 +144,7 @@ def _filling(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Iterator[
         with part:
             cache.ready(sum(b - a for a, b in subtract(wanted, part.covered)), remote.what)
             with reachable(what):
-                _take_over(cache, remote, part, partials.folder)
+                _take_over(cache, remote, part)
             yield folder, part
     except (DigestMismatch, RangesRefused) as error:
         part.discard()
@@ -143,39 +167,77 @@ def _begin(place: Path) -> Part:
     for other in found[1:]:
         have = found[0].covered
         chunks = [c for c in other.have if not is_covered((c.start, c.stop), have)]
-        found[0].copy(chunks, other.path)
+        found[0].copy([(chunk, chunk.start) for chunk in chunks], other.path)
         with other:
             other.discard()
     return found[0]
 
 
-def _take_over(cache: Cache, remote: Remote, part: Part, place: Path) -> None:
-    """Copy what other runs and partial files have, if it is what was published."""
+def _take_over(cache: Cache, remote: Remote, part: Part) -> None:
+    """Copy what other runs and partial files of this file have, if it is what was published."""
     known = {chunk for chunk in remote.tiles if chunk.digest}
-    for path, chunks in _donors(cache, remote, part, place):
+    for path, chunks in find_parts(cache.folders, remote.key):
         have = part.covered
         fitting = [chunk for chunk in chunks if not remote.sealed or chunk in known]
-        part.copy([c for c in fitting if not is_covered((c.start, c.stop), have)], path)
+        absent = [c for c in fitting if not is_covered((c.start, c.stop), have)]
+        if absent:
+            part.copy([(chunk, chunk.start) for chunk in absent], path)
 
 
-def _donors(
-    cache: Cache, remote: Remote, part: Part, place: Path
-) -> Iterator[tuple[Path, Sequence[Chunk]]]:
-    for folder in cache.folders:
-        for partial in Partials(folder, remote.key):
-            yield partial.path, partial.chunks
-    for run in runs_in(place):
-        if run != part.folder:
-            yield run / "part", read_journal(run / "journal")
-
-
-def _fetch(remote: Remote, part: Part, wanted: Sequence[Range], progress: Hook) -> None:
-    missing = _missing(remote, part, wanted)
-    there = sum(b - a for a, b in wanted) - sum(chunk.size for chunk in missing)
-    progress(max(0, there))
+def _fill(
+    cache: Cache, remote: Remote, part: Part, wanted: Sequence[Range], progress: Hook
+) -> Traffic:
+    """Have the wanted ranges in a part, from the cache as far as it goes, or else fetched."""
+    total = sum(b - a for a, b in wanted)
+    progress(max(0, total - _size(_missing(remote, part, wanted))))
     with reachable(f"{remote.what}: cannot be written to {part.folder}"):
-        part.reserve(remote.size, union((chunk.start, chunk.stop) for chunk in missing))
-        transfer(remote.read, missing, part, what=remote.what, progress=progress)
+        part.reserve(remote.size, [])
+        if remote.sealed:
+            _reuse(cache, remote, part, wanted, progress)
+        downloaded = 0
+        while missing := _missing(remote, part, wanted):
+            once, twins = _twins(missing) if not downloaded else (missing, [])
+            part.reserve(remote.size, union((chunk.start, chunk.stop) for chunk in once))
+            transfer(remote.read, once, part, what=remote.what, progress=progress)
+            downloaded += _size(once)
+            part.copy(twins, part.path, progress=progress)
+    return Traffic(downloaded=downloaded, reused=max(0, total - downloaded))
+
+
+def _reuse(
+    cache: Cache, remote: Remote, part: Part, wanted: Sequence[Range], progress: Hook
+) -> None:
+    """Copy chunks that are elsewhere in the cache, but for small ones between fetched ones."""
+    missing = _missing(remote, part, wanted)
+    if _size(missing) < _LEAST:
+        return
+    from hubstate.cache.donors import find_chunks
+
+    places = find_chunks(cache, missing, near=remote.commit)
+    rest = {chunk for chunk in missing if chunk.digest not in places}
+    along = set(bridge(missing, rest))
+    copies: dict[Path, list[tuple[Chunk, int]]] = {}
+    for chunk in missing:
+        if chunk not in along and chunk.digest:
+            path, start = places[chunk.digest]
+            copies.setdefault(path, []).append((chunk, start))
+    for path, some in copies.items():
+        part.copy(some, path, progress=progress)
+
+
+def _twins(chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[tuple[Chunk, int]]]:
+    """Chunks to fetch, and those that can be copied from them, with where they are then."""
+    first: dict[Digest | None, Chunk] = {}
+    for chunk in chunks:
+        if chunk.digest and chunk.size >= _TWIN:
+            first.setdefault(chunk.digest, chunk)
+    twins = [c for c in chunks if first.get(c.digest, c) is not c]
+    once = [c for c in chunks if first.get(c.digest, c) is c]
+    return once, [(chunk, first[chunk.digest].start) for chunk in twins]
+
+
+def _size(chunks: Iterable[Chunk]) -> int:
+    return sum(chunk.size for chunk in chunks)
 
 
 def _missing(remote: Remote, part: Part, wanted: Sequence[Range]) -> list[Chunk]:

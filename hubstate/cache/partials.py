@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from hubstate.blobs import DAY, write_file
 from hubstate.cache.receipts import facts_of
 from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
-from hubstate.transport.part import Part
+from hubstate.transport.part import Part, read_journal, runs_in
 
-__all__ = ["Partial", "Partials", "discard_partials"]
+__all__ = ["Partial", "Partials", "discard_partials", "find_parts"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +133,16 @@ def _read(record: Path) -> Partial:
         raise ValueError("changed since")
     ranges = ((int(a), int(b), Digest(hex) if hex else None) for a, b, hex in fields["ranges"])
     return Partial(path=path, chunks=tuple(Chunk(*range) for range in ranges))
+
+
+def find_parts(folders: Iterable[Path], key: str) -> Iterator[tuple[Path, Sequence[Chunk]]]:
+    """Files with ranges of one file, and what they are said to have: partial files, transfers."""
+    for folder in folders:
+        partials = Partials(folder, key)
+        for partial in partials:
+            yield partial.path, partial.chunks
+        for run in runs_in(partials.folder):
+            yield run / "part", read_journal(run / "journal")
 
 
 def discard_partials(

@@ -104,9 +104,20 @@ class Releases:
             with contextlib.suppress(OSError, Damaged, KeyError):
                 endpoint = str(parse_record(mark.read_bytes(), what=str(mark))["name"])
                 for path in sorted(mark.parent.glob("*/*")):
-                    org = path.parent.name
-                    repo = path.name if org == "_" else f"{org}/{path.name}"
-                    yield from self._known(endpoint, repo)
+                    yield from self._known(endpoint, _repo(path))
+
+    def newest(self, limit: int, *, repo: str = "*/*") -> list[Commit]:
+        """The commits of all registries, or of one repository, that were recorded last."""
+        name = repo if "/" in repo else f"_/{repo}"
+        paths = (self.folder / "endpoints").glob(f"*/{name}/commits/*.json")
+        found: list[Commit] = []
+        for path in sorted(paths, key=_written, reverse=True)[:limit]:
+            with contextlib.suppress(OSError, Damaged):
+                data = path.read_bytes()
+                found.append(
+                    parse_commit(data, repo=_repo(path.parents[1]), id=path.stem, what=str(path))
+                )
+        return found
 
     def record(self, endpoint: str, reference: Reference, commit: Commit) -> None:
         """Remember what a reference means.
@@ -150,6 +161,19 @@ class Releases:
     def _revision(self, endpoint: str, reference: Reference) -> Path:
         name = f"{quote_name(reference.revision)}.json"
         return self._repo(endpoint, reference.repo) / "revisions" / name
+
+
+def _repo(path: Path) -> str:
+    """The repository that a folder is of."""
+    org, name = path.parts[-2:]
+    return name if org == "_" else f"{org}/{name}"
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _is_meant(known: KnownRelease, reference: Reference) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hubstate import settings
 from hubstate.blobs import FileInfo
-from hubstate.cache.fetching import Remote, fetch_ranges, fetch_whole, find_ranges
+from hubstate.cache.fetching import Remote, Traffic, fetch_ranges, fetch_whole, find_ranges
 from hubstate.cache.layers import Cache
 from hubstate.cache.leases import take_turns
 from hubstate.digest import Digest
@@ -40,6 +40,8 @@ class Source:
     paths: dict[str, Path] = field(default_factory=dict)
     records: dict[str, FileRecord] = field(default_factory=dict)
     """What the manifest says of each file, once it was read."""
+    traffic: dict[str, Traffic] = field(default_factory=dict)
+    """Where the bytes of each file came from that was fetched."""
 
     @property
     def where(self) -> str:
@@ -113,18 +115,26 @@ class Source:
         return self.find(name)
 
     def _fetch(self, name: str, progress: Hook) -> Path:
-        path, digest = self._transfer(name, progress)
+        path, digest, traffic = self._transfer(name, progress)
         self.paths[name] = path
+        self._count(name, traffic)
         self._learn(name, FileInfo(size=path.stat().st_size, digest=digest))
         return path
 
-    def _transfer(self, name: str, progress: Hook) -> tuple[Path, Digest]:
+    def _transfer(self, name: str, progress: Hook) -> tuple[Path, Digest, Traffic]:
         info, remote = self.info(name), self._remote(name, None)
         if remote and remote.digest and (remote.sealed or remote.size >= _LARGE):
             with suppress(RangesRefused):  # then all of it in one stream
-                return fetch_whole(self.cache, remote, progress=progress), remote.digest
+                path, traffic = fetch_whole(self.cache, remote, progress=progress)
+                return path, remote.digest, traffic
         with self.endpoint.read(self.commit, name) as stream:
-            return self.cache.store(stream, info=info, what=self._what(name), progress=progress)
+            path, digest = self.cache.store(
+                stream, info=info, what=self._what(name), progress=progress
+            )
+        return path, digest, Traffic(downloaded=path.stat().st_size)
+
+    def _count(self, name: str, traffic: Traffic) -> None:
+        self.traffic[name] = self.traffic.get(name, Traffic()) + traffic
 
     def obtain_tensors(
         self, name: str, tensors: Collection[str], *, header: Header | None, progress: Hook
@@ -156,8 +166,15 @@ class Source:
             self.cache.writable,
             self._key(name),
             find=lambda: self.find(name) or find_ranges(self.cache, remote, wanted),
-            fetch=lambda: fetch_ranges(self.cache, remote, wanted, progress=progress),
+            fetch=lambda: self._fetch_ranges(name, remote, wanted, progress),
         )
+
+    def _fetch_ranges(
+        self, name: str, remote: Remote, wanted: Sequence[Range], progress: Hook
+    ) -> Path:
+        path, traffic = fetch_ranges(self.cache, remote, wanted, progress=progress)
+        self._count(name, traffic)
+        return path
 
     def prefix(self, name: str) -> bytes | None:
         """The header of a weights file, from whatever part of the file the cache has."""
@@ -196,6 +213,7 @@ class Source:
             digest=info.digest,
             tiles=self._tiles(name) or _unsealed(header),
             identity=self._identity(name),
+            commit=self.commit,
             read=lambda start, stop: self.endpoint.read(
                 self.commit, name, start=start, stop=None if stop == size else stop
             ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubstate.cli.output import as_json, frozen, show, size, table
+from hubstate.cli.output import as_json, frozen, moved, show, size, table
 
 if TYPE_CHECKING:
     from hubstate.hub import Release
@@ -75,6 +75,8 @@ def _facts(release: Release) -> dict[str, Any]:
         "reference": str(release.reference),
         "pinned": str(release.pinned),
         "commit": release.commit.id,
+        "downloaded": release.traffic.downloaded,
+        "reused": release.traffic.reused,
         "files": {
             name: {
                 "size": info.size,
@@ -91,7 +93,8 @@ def _text(release: Release) -> str:
         [name, size(info.size or 0), str(release.paths.get(name, "not fetched"))]
         for name, info in sorted(release.commit.files.items())
     ]
-    return f"{release.reference} is {release.pinned}\n{table(['FILE', 'SIZE', 'PATH'], rows)}"
+    files = table(["FILE", "SIZE", "PATH"], rows)
+    return f"{release.reference} is {release.pinned}\n{files}\n{moved(release.traffic)}"
 
 
 def _copy(release: Release, folder: Path) -> None:

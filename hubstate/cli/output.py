@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -13,7 +13,10 @@ from hubstate import settings
 from hubstate.errors import InvalidSetting
 from hubstate.strictjson import MAX_INTEGER, Json
 
-__all__ = ["as_json", "frozen", "pairs", "printable", "show", "size", "table"]
+if TYPE_CHECKING:
+    from hubstate.cache import Traffic
+
+__all__ = ["as_json", "frozen", "moved", "pairs", "printable", "show", "size", "table"]
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -77,6 +80,16 @@ def size(count: float) -> str:
             break
         count /= 1024
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def moved(traffic: Traffic) -> str:
+    """Where the bytes came from.
+
+    >>> from hubstate.cache import Traffic
+    >>> moved(Traffic(downloaded=8_200_000, reused=94_000_000))
+    '7.8 MiB downloaded, 89.6 MiB reused from the cache'
+    """
+    return f"{size(traffic.downloaded)} downloaded, {size(traffic.reused)} reused from the cache"
 
 
 def pairs(option: str, words: Sequence[str]) -> Mapping[str, Json]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hubstate.cli.output import as_json, frozen, show, size, table
+from hubstate.cli.output import as_json, frozen, moved, show, size, table
 from hubstate.errors import InvalidSetting
 
 if TYPE_CHECKING:
-    from hubstate.cache import Cache
+    from hubstate.cache import Cache, Traffic
     from hubstate.filters import Filter
     from hubstate.warm import Proof, Wanted
 
@@ -103,11 +103,14 @@ def _filter(patterns: tuple[str, ...]) -> Filter | None:
 
 def _data(proofs: list[Proof], cache: Cache) -> dict[str, object]:
     files = [file for proof in proofs for file in proof.files]
+    traffic = _traffic(proofs)
     return {
         "complete": all(proof.complete for proof in proofs),
         "cache": [str(folder) for folder in cache.folders],
         "files": len(files),
         "size": sum(file.size or 0 for file in files),
+        "downloaded": traffic.downloaded,
+        "reused": traffic.reused,
         "releases": [proof.to_json() for proof in proofs],
     }
 
@@ -122,4 +125,10 @@ def _text(proofs: list[Proof]) -> str:
         ]
         for proof in proofs
     ]
-    return table(["RELEASE", "FILES", "SIZE", "STATE"], rows)
+    return f"{table(['RELEASE', 'FILES', 'SIZE', 'STATE'], rows)}\n{moved(_traffic(proofs))}"
+
+
+def _traffic(proofs: list[Proof]) -> Traffic:
+    from hubstate.cache import Traffic
+
+    return sum((file.traffic for proof in proofs for file in proof.files), Traffic())

@@ -21,18 +21,21 @@ import platform
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from hubstate.blobs import sync_folder
 from hubstate.digest import Digest, hash_ranges
 from hubstate.transport.chunks import Chunk, Range, union
 
+if TYPE_CHECKING:
+    from hubstate.transport.copying import Copy
+
 __all__ = ["Part", "adopt_run", "read_journal", "runs_in", "start_run"]
 
 _LINE = re.compile(rb"(\d{1,18}) (\d{1,18}) ([0-9a-f]{64})\n")
-_BLOCK = 1 << 20
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -112,36 +115,51 @@ class Part:
 
     def recover(self) -> None:
         """Hash again what the journal names, and forget what is not so."""
-        told = read_journal(self.folder / "journal")
-        found = hash_ranges(self.path, [(c.start, c.stop) for c in told])
-        right = [c for c, digest in zip(told, found, strict=True) if digest == c.digest]
+        right = self._right(read_journal(self.folder / "journal"))
         os.ftruncate(self._journal, 0)
         self.keep(right)
 
-    def copy(self, chunks: Iterable[Chunk], source: Path) -> None:
-        """Take chunks over from another file, those that it really has.
+    def copy(
+        self,
+        copies: Iterable[Copy],
+        source: Path,
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        """Take chunks over from another file, or from elsewhere in this one, if it has them.
+
+        Every chunk is hashed once it is here, so that it does not matter what becomes of the
+        source meanwhile.
+
+        Args:
+            copies: chunks that are not here yet, and where each begins in the source.
+            source: may be gone, cut off or damaged.
+            progress: is told of the bytes that were right.
 
         Raises:
             OSError: this file cannot be written.
         """
+        from hubstate.transport.copying import batches, copy_range, join
+
         try:
             descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError:
             return
         try:
-            for chunk in chunks:
-                if self._copy(descriptor, chunk):
-                    self.keep([chunk])
+            for batch in batches(copies):
+                for start, stop, at in join(batch):
+                    copy_range(descriptor, self._descriptor, start=start, stop=stop, at=at)
+                right = self._right([chunk for chunk, _ in batch])
+                self.keep(right)
+                if progress and right:
+                    progress(sum(chunk.size for chunk in right))
         finally:
             os.close(descriptor)
 
-    def _copy(self, descriptor: int, chunk: Chunk) -> bool:
-        hasher = hashlib.sha256()
-        for at in range(chunk.start, chunk.stop, _BLOCK):
-            block = os.pread(descriptor, min(_BLOCK, chunk.stop - at), at)
-            hasher.update(block)
-            self.write(memoryview(block), at)
-        return hasher.hexdigest().encode() == _hex(chunk)
+    def _right(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Those whose bytes are here, hashed now."""
+        found = hash_ranges(self.path, [(c.start, c.stop) for c in chunks])
+        return [c for c, digest in zip(chunks, found, strict=True) if digest == c.digest]
 
     def flush(self) -> None:
         """Have what was written so far reach the disk, so that less is left for the end.

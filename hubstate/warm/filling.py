@@ -13,6 +13,7 @@ from hubstate.errors import HubstateError
 from hubstate.filters import Filter, check_filter
 from hubstate.hub import Release, open_pinned, open_release
 from hubstate.progress import Hook, bar
+from hubstate.warm.families import Task, each, families
 from hubstate.warm.proofs import FileProof, Proof, prove
 from hubstate.warm.wanted import Wanted, chosen_tensors, wanted_size
 
@@ -45,6 +46,7 @@ def warm(
         open=lambda one: _open(one, cache),
         size=lambda release, name: _missing(release, name, filter),
         prove=lambda release, name, hook: _fetch(release, name, filter, hook),
+        group=families,
         label=f"{len(wanted)} releases",
         progress=progress,
     )
@@ -58,8 +60,12 @@ def prove_all(
     prove: Callable[[Release, str, Hook], FileProof],
     label: str,
     progress: Hook | None,
+    group: Callable[[Sequence[Task]], list[list[Task]]] = each,
 ) -> list[Proof]:
-    """Open every release, and prove every file of each, several at a time."""
+    """Open every release, and prove every file of each, several at a time.
+
+    ``group`` says which files to prove one after another.
+    """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         opened = list(pool.map(lambda one: _opened(one, open), wanted))
         releases = [proof.release for proof in opened if proof.release]
@@ -67,16 +73,20 @@ def prove_all(
         total = sum(size(*task) for task in _distinct(tasks))
         with bar(label, total=total) if progress is None else nullcontext(progress) as hook:
             one_at_a_time = _guarded(hook)
-            files = list(pool.map(lambda task: prove(task[0], task[1], one_at_a_time), tasks))
+
+            def work(tasks: Sequence[Task]) -> list[tuple[Release, FileProof]]:
+                return [(release, prove(release, name, one_at_a_time)) for release, name in tasks]
+
+            done = [pair for pairs in pool.map(work, group(tasks)) for pair in pairs]
     found: dict[int, list[FileProof]] = {}
-    for (release, _), file in zip(tasks, files, strict=True):
+    for release, file in sorted(done, key=lambda pair: pair[1].name):
         found.setdefault(id(release), []).append(file)
     return [replace(proof, files=tuple(found.get(id(proof.release), ()))) for proof in opened]
 
 
-def _distinct(tasks: Sequence[tuple[Release, str]]) -> list[tuple[Release, str]]:
+def _distinct(tasks: Sequence[Task]) -> list[Task]:
     """The files without those that have the content of another, which is fetched once."""
-    found: dict[object, tuple[Release, str]] = {}
+    found: dict[object, Task] = {}
     for release, name in tasks:
         key = release.source.infos[name].digest or (id(release), name)
         found.setdefault(key, (release, name))

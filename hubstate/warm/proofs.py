@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hubstate.cache import Traffic
 from hubstate.errors import HubstateError
 from hubstate.hub import Release
 from hubstate.warm.wanted import Wanted
@@ -26,6 +27,7 @@ class FileProof:
     state: State
     """``partial`` where a filter wants some tensors only, and they are there."""
     problem: HubstateError | None = field(default=None, compare=False)
+    traffic: Traffic = field(default=Traffic(), compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +71,8 @@ def _plain(file: FileProof) -> dict[str, object]:
         "digest": file.digest,
         "path": str(file.path) if file.path else None,
         "state": file.state,
+        "downloaded": file.traffic.downloaded,
+        "reused": file.traffic.reused,
         "problem": str(file.problem) if file.problem else None,
     }
 
@@ -81,7 +85,12 @@ def prove(
     problem: HubstateError | None = None,
 ) -> FileProof:
     info = release.source.info(name)
-    digest = str(info.digest) if info.digest else None
     return FileProof(
-        name=name, size=info.size, digest=digest, path=path, state=state, problem=problem
+        name=name,
+        size=info.size,
+        digest=str(info.digest) if info.digest else None,
+        path=path,
+        state=state,
+        problem=problem,
+        traffic=release.source.traffic.get(name, Traffic()),
     )

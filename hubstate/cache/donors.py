@@ -1,0 +1,109 @@
+"""Where else in the cache the bytes of a file are: revisions and fine-tunes share most of them.
+
+::
+
+    missing chunks ─> manifests of the repository, then of others, the likeliest first
+                          │ searched as text: does it name any of the digests?
+                          ▼
+                      blobs, and partial files, of the releases that do ─> path and offset
+
+Nothing is kept for this that could be wrong: what the cache has says itself what is where, and
+whoever copies a chunk hashes the copy. The search ends where it would cost more than it can save.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from hubstate.blobs import Blobs
+from hubstate.cache.layers import Cache
+from hubstate.cache.partials import find_parts
+from hubstate.cache.releases import Releases
+from hubstate.digest import Digest
+from hubstate.endpoints.base import Commit
+from hubstate.errors import InvalidManifest
+from hubstate.manifest import FileRecord, parse
+from hubstate.transport.chunks import Chunk, seal, tile
+
+__all__ = ["Place", "find_chunks"]
+
+Place = tuple[Path, int]
+"""A file, and where a chunk begins in it."""
+
+_DIGEST = re.compile(rb'"sha256:([0-9a-f]{64})"')
+_LEAST = 64 << 10  # bytes to be found in one release: next to every model has some zeros
+_EACH = 128 << 10  # missing bytes, which take as long as one more record of a commit, or longer
+_SHARE = 8  # missing bytes, which take longer than searching one byte of a manifest
+_RECORDS, _BYTES = 64, 1 << 20  # that are always looked at
+
+
+def find_chunks(cache: Cache, chunks: Iterable[Chunk], *, near: Commit) -> dict[Digest, Place]:
+    """Where chunks are to be had, by their digests; each is to be hashed once it was copied.
+
+    Args:
+        cache: all of its folders are searched.
+        chunks: whose digests are known.
+        near: the commit that they are of.
+    """
+    missing = {chunk.digest.hex.encode(): chunk.size for chunk in chunks if chunk.digest}
+    found: dict[Digest, Place] = {}
+    left, read = sum(missing.values()), 0
+    for data in _manifests(cache, near, limit=max(_RECORDS, left // _EACH)):
+        read += len(data)
+        named = missing.keys() & set(_DIGEST.findall(data))
+        if sum(missing[digest] for digest in named) >= _LEAST:
+            found |= _places(cache, data, {Digest(digest.decode()) for digest in named})
+            missing = {d: size for d, size in missing.items() if Digest(d.decode()) not in found}
+            left = sum(missing.values())
+        if left < _LEAST or read > max(_BYTES, left // _SHARE):
+            break
+    return found
+
+
+def _manifests(cache: Cache, near: Commit, *, limit: int) -> Iterator[bytes]:
+    """Manifests that the cache has; those of releases of like size are likely to share more."""
+    seen = {near.manifest}
+    for repo in (near.repo, "*/*"):
+        commits = [c for folder in cache.folders for c in Releases(folder).newest(limit, repo=repo)]
+        for commit in sorted(commits, key=lambda commit: abs(commit.size - near.size)):
+            if commit.manifest and commit.manifest not in seen:
+                seen.add(commit.manifest)
+                yield _read(cache, commit.manifest)
+
+
+def _read(cache: Cache, digest: Digest) -> bytes:
+    for folder in cache.folders:
+        try:
+            return Blobs(folder).path(digest).read_bytes()
+        except OSError:
+            continue
+    return b""
+
+
+def _places(cache: Cache, data: bytes, wanted: Collection[Digest]) -> dict[Digest, Place]:
+    try:
+        records = parse(data).files
+    except InvalidManifest:
+        return {}
+    found: dict[Digest, Place] = {}
+    for record in records:
+        for path, chunks in _copies(cache, record):
+            for chunk in chunks:
+                if chunk.digest and chunk.digest in wanted:
+                    found.setdefault(chunk.digest, (path, chunk.start))
+    return found
+
+
+def _copies(cache: Cache, record: FileRecord) -> Iterator[tuple[Path, Sequence[Chunk]]]:
+    """Files in the cache with something of one that a manifest describes."""
+    tiles = tile(record)
+    if tiles is None:
+        return
+    for folder in cache.folders:
+        path = Blobs(folder).path(record.digest)
+        if path.exists():
+            yield path, tiles
+            return
+    yield from find_parts(cache.folders, seal(tiles).hex)
