@@ -11,8 +11,9 @@ from urllib.parse import quote
 from starlette.requests import Request
 
 from hubstate_registry.auth import Principal, Role
+from hubstate_registry.bodies import stream_body
 from hubstate_registry.errors import BadRequest, Forbidden, Gated, RepoNotFound, Unauthorized
-from hubstate_registry.limits import Bucket, stream_body
+from hubstate_registry.limits import Bucket
 from hubstate_registry.metrics import Metrics
 from hubstate_registry.names import RepoId, encodes, parse_repo, shorten
 from hubstate_registry.settings import Settings
@@ -149,7 +150,7 @@ class Call:
             raise BadRequest("the body must be a JSON object")
         return self.body
 
-    def stream(self, limit: int) -> AsyncIterator[bytes]:
+    def stream(self, limit: int) -> AsyncIterator[bytearray]:
         """The body as it arrives, up to ``limit`` bytes."""
         limits = self.registry.settings.limits
         return stream_body(self.request.scope, self.request.receive, limit=limit, limits=limits)

@@ -21,9 +21,10 @@ from starlette.types import Receive, Scope, Send
 
 from hubstate_registry.answers import Answers, key_of
 from hubstate_registry.auth import ANONYMOUS, Principal
+from hubstate_registry.bodies import read_body
 from hubstate_registry.context import Call, Later, Moved, Registry
 from hubstate_registry.errors import BadRequest, NoSuchRoute, RegistryError, Unauthorized
-from hubstate_registry.limits import check_headers, read_body
+from hubstate_registry.limits import check_headers
 from hubstate_registry.names import RESERVED
 from hubstate_registry.storage import accounts
 

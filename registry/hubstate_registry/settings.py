@@ -37,6 +37,9 @@ class Limits:
     """How long a signed upload address is good for."""
     read_seconds: float = 60.0
     """A body must bring its next bytes within this time."""
+    pace_seconds: float = 30.0
+    pace_bytes: int = 1024
+    """A second, on the average of ``pace_seconds`` of waiting for a body; 0 is no limit."""
     requests_per_minute: int = 12_000
     """For each token, or address of a caller without one; 0 is no limit."""
     failures_per_minute: int = 60

@@ -115,6 +115,30 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
         assert answer.startswith(b"HTTP/1.1 408")
 
 
+def drip(served: Serving, body: bytes, *, pause: float) -> bytes:
+    """What comes back for a body that arrives byte by byte."""
+    token = served.tokens["ada"].encode()
+    head = b"POST /api/repos/create HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head + b"\r\nContent-Length: %d\r\n\r\n" % len(body))
+        with suppress(BrokenPipeError, ConnectionResetError):
+            for byte in body:
+                connection.sendall(bytes([byte]))
+                time.sleep(pause)
+        return connection.recv(65536)
+
+
+def test_a_body_that_drips_is_given_up_and_one_that_is_only_slow_is_read(tmp_path: Path) -> None:
+    body = b'{"name": "slow"}'
+    with serving(tmp_path, pace_seconds=0.1, pace_bytes=400) as served:
+        answer = drip(served, body, pause=0.02)
+        assert answer.startswith(b"HTTP/1.1 408"), answer
+        assert b"at least 400 are waited for" in answer
+    with serving(tmp_path, pace_seconds=0.1, pace_bytes=5) as served:
+        assert drip(served, body, pause=0.02).startswith(b"HTTP/1.1 200")
+
+
 def test_a_head_that_does_not_come_is_given_up(
     served: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,30 @@ def files_below(server: Serving) -> list[str]:
     return [path.name for root in roots for path in root.rglob("*") if path.is_file()]
 
 
+def test_a_file_is_known_by_its_bytes_whether_or_not_they_came_in_its_order(
+    server: Serving,
+) -> None:
+    ada = enter(server, "ada", "ada/open")
+    truth = hashlib.sha256(SECRET + SHARED + MORE + SECRET).hexdigest()
+    backward = [ada.upload(content) for content in (MORE, SHARED, SECRET)]
+    in_order = [backward[2], backward[1], backward[0], backward[2]]
+    file = describe(*((xorb, range(1)) for xorb in in_order))
+    assert ada.register(replace(file, sha256="0" * 64)).status_code == 400
+    assert ada.register(replace(file, sha256=truth)).status_code == 200
+
+
+def test_a_file_that_came_in_order_is_not_read_back(server: Serving) -> None:
+    ada = enter(server, "ada", "ada/open")
+    sent = [ada.upload(content) for content in (SECRET, SHARED, MORE)]
+    file = describe(*((xorb, range(1)) for xorb in sent))
+    for name in files_below(server):
+        (server.storage.root / "xorbs" / name[:2] / name).unlink()
+    false = replace(file, sha256=hashlib.sha256(SECRET).hexdigest())
+    assert "its content has" in ada.register(false).text
+    truth = hashlib.sha256(SECRET + SHARED + MORE).hexdigest()
+    assert ada.register(replace(file, sha256=truth)).status_code == 200
+
+
 def test_a_false_shard_is_refused_and_nothing_is_held(server: Serving) -> None:
     ada = enter(server, "ada", "ada/open")
     xorb = ada.upload(SECRET, SHARED)

@@ -83,6 +83,13 @@ class Server(uvicorn.Server):
     show_default=True,
     help="Requests a minute for each token or address; 0 is no limit.",
 )
+@click.option(
+    "--min-upload-rate",
+    metavar="BYTES",
+    default=Limits().pace_bytes,
+    show_default=True,
+    help="A second, on the average of half a minute, else 408; 0 is no limit.",
+)
 @click.option("--stop-seconds", default=30, show_default=True, help="Patience of a stop.")
 @click.option("--server", type=click.Choice(["uvicorn", "granian"]), default="uvicorn")
 @click.option("--quiet", is_flag=True, help="Log warnings only.")
@@ -110,7 +117,9 @@ def serve(directory: Path, **options: Any) -> None:
         public_metrics=options["public_metrics"],
         accel_prefix=options["accel_prefix"],
         limits=Limits(
-            object_bytes=options["max_file_size"], requests_per_minute=options["rate_limit"]
+            object_bytes=options["max_file_size"],
+            requests_per_minute=options["rate_limit"],
+            pace_bytes=options["min_upload_rate"],
         ),
     )
     xet = XetExtension(storage, copies=not options["no_plain_copies"])

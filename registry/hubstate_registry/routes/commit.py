@@ -89,7 +89,7 @@ def _check_access(call: Call) -> None:
         call.repository(connection, role=Role.WRITE)
 
 
-async def _lines(body: AsyncIterator[bytes], limits: Limits) -> AsyncIterator[bytes]:
+async def _lines(body: AsyncIterator[bytearray], limits: Limits) -> AsyncIterator[bytes]:
     longest = limits.inline_bytes * 4 // 3 + 65536
     rest = bytearray()
     async for block in body:

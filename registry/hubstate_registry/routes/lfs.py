@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from starlette.responses import JSONResponse, Response
 
 from hubstate_registry.auth import Role
+from hubstate_registry.bodies import declared_length, hand_on, read_body
 from hubstate_registry.context import Call
 from hubstate_registry.dispatch import Rule, parse_json
 from hubstate_registry.errors import BadRequest, ContentMismatch, RepoNotFound, TooLarge
-from hubstate_registry.limits import declared_length, read_body
 from hubstate_registry.names import parse_digest
 from hubstate_registry.reach import take_hold
 from hubstate_registry.storage import blobs
@@ -66,8 +66,7 @@ async def put_object(call: Call) -> Response:
     size = _int(claims, "size")
     _check_length(call, size)
     with call.storage.files.incoming() as incoming:
-        async for block in call.stream(size):
-            await anyio.to_thread.run_sync(incoming.write, block)
+        await hand_on(call.stream(size), incoming.write)
         landed = await anyio.to_thread.run_sync(
             lambda: incoming.land(sha256=str(claims["oid"]), size=size)
         )
@@ -174,7 +173,7 @@ def _parts(call: Call, claims: Mapping[str, object]) -> Path:
     return call.storage.files.uploads / f"{claims['upload']}.parts"
 
 
-def _write_at(descriptor: int, block: bytes, position: int) -> None:
+def _write_at(descriptor: int, block: bytearray, position: int) -> None:
     view = memoryview(block)
     with full_disk():
         while view:

@@ -199,6 +199,8 @@ def find_related(connection: Connection, chunk: Hash, *, reader: Reader) -> list
     """
     held = sa.select(xorb_chunks.c.xorb).where(xorb_chunks.c.chunk == chunk).distinct()
     near = list(connection.execute(held).scalars())
+    if not near:  # as for nearly all that clients ask about
+        return []
     found = dict.fromkeys(row.hash for row in connection.execute(_brought_by(reader, near)))
     files = _read_by(reader, sa.select(xet_files.c.hash, xet_files.c.created))
     newest = files.where(xet_terms.c.xorb.in_(near)).distinct()

@@ -12,6 +12,7 @@
     shard       the format that tells of files and xorbs
     xorb        the format that holds chunks, and a scanner for it
     chunks      one chunk: header, compression
+    digests     sha256 of what arrives, for the files that it will make
     hashes      keyed BLAKE3 and the tree over it
 
 Sources: the public Xet protocol specification, version 1.1.0, and what the stock client sends.

@@ -13,6 +13,7 @@ Source: the public Xet protocol specification, "Chunk Format".
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ HEADER = 8
 MAX_CONTENT = 128 * 1024
 """The most bytes that a chunk may hold."""
 _MAX_DATA = MAX_CONTENT + 1024  # a frame around content that does not compress adds a little
+_HEADER = struct.Struct("<II")  # each a byte, and three that are a number
 
 
 class Scheme(IntEnum):
@@ -35,6 +37,9 @@ class Scheme(IntEnum):
     NONE = 0
     LZ4 = 1
     GROUPED = 2
+
+
+_SCHEMES = dict(enumerate(Scheme))
 
 
 class ChunkHeader(NamedTuple):
@@ -47,22 +52,23 @@ class ChunkHeader(NamedTuple):
     """Bytes of content."""
 
 
-def parse_header(data: bytes | bytearray | memoryview, *, where: str) -> ChunkHeader:
-    """Read the 8 bytes before a chunk's data.
+def parse_header(data: bytes | memoryview, at: int = 0, *, where: str) -> ChunkHeader:
+    """Read the 8 bytes before a chunk's data, from ``at``.
 
     Raises:
         XetError: a version or scheme that does not exist, or a size beyond its limits.
     """
-    if data[0] != 0:
-        raise XetError(f"chunk version: expected 0, found {data[0]}", where=where)
-    if data[4] not in Scheme.__members__.values():
-        raise XetError(f"compression scheme: expected 0, 1 or 2, found {data[4]}", where=where)
-    stored, size = int.from_bytes(data[1:4], "little"), int.from_bytes(data[5:8], "little")
+    first, second = _HEADER.unpack_from(data, at)
+    version, stored, scheme, size = first & 255, first >> 8, second & 255, second >> 8
+    if version != 0:
+        raise XetError(f"chunk version: expected 0, found {version}", where=where)
+    if scheme not in _SCHEMES:
+        raise XetError(f"compression scheme: expected 0, 1 or 2, found {scheme}", where=where)
     if not 0 < size <= MAX_CONTENT:
         raise XetError(f"content size: expected 1 to {MAX_CONTENT}, found {size}", where=where)
     if not 0 < stored <= _MAX_DATA:
         raise XetError(f"data size: expected 1 to {_MAX_DATA}, found {stored}", where=where)
-    return ChunkHeader(stored, Scheme(data[4]), size)
+    return ChunkHeader(stored, _SCHEMES[scheme], size)
 
 
 def unpack(data: bytes | memoryview, header: ChunkHeader, *, where: str) -> bytes:
@@ -95,12 +101,13 @@ def pack(content: bytes, *, scheme: Scheme = Scheme.NONE) -> bytes:
 
 def _decode(data: bytes | memoryview, size: int, where: str) -> bytes:
     # One byte of room more than promised shows a bomb without letting it go off.
-    decoder = lz4.frame.LZ4FrameDecompressor()
+    context = lz4.frame.create_decompression_context()
+    content: bytes
     try:
-        content: bytes = decoder.decompress(data, max_length=size + 1)
+        content, used, whole = lz4.frame.decompress_chunk(context, data, max_length=size + 1)
     except (RuntimeError, EOFError, MemoryError) as error:
         raise XetError(f"LZ4 frame: {error}", where=where) from error
-    if len(content) <= size and (not decoder.eof or decoder.unused_data):
+    if len(content) <= size and (not whole or used != len(data)):
         raise XetError("LZ4 frame: the data is longer or shorter than the frame", where=where)
     return content
 

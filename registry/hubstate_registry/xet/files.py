@@ -188,7 +188,8 @@ def _read_chunk(source: Readable, chunk: Chunk, xorb: str) -> bytes:
     data = source.pread(chunk.stop - chunk.start, chunk.start)
     if len(data) != chunk.stop - chunk.start:
         raise XetError(f"ends after {len(data)} bytes of a chunk", where=where)
-    content = unpack(data[HEADER:], parse_header(data, where=where), where=where)
+    header = parse_header(data, where=where)
+    content = unpack(memoryview(data)[HEADER:], header, where=where)
     if hash_chunk(content) != chunk.hash:
         raise XetError(f"is not chunk {format_hash(chunk.hash)} any more", where=where)
     return content

@@ -24,6 +24,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from anyio import CapacityLimiter, open_file, to_thread
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from hubstate_registry.auth import Role
+from hubstate_registry.bodies import hand_on
 from hubstate_registry.context import Call
 from hubstate_registry.dispatch import Rule
 from hubstate_registry.errors import BadRequest, Forbidden, RegistryError, Unauthorized
@@ -89,9 +91,9 @@ class XetExtension:
             Rule(method="GET", pattern=models + "/xet-write-token/{path}", handler=write),
             Rule(method="GET", pattern=models + "/xet-read-token/{path}", handler=read),
             _open("GET", "/xet/v1/chunks/{prefix}/{hash}", self._dedup),
-            _open("POST", "/xet/v1/xorbs/{prefix}/{hash}", self._upload_xorb),
-            _open("POST", "/xet/v1/shards", partial(self._upload_shard, version=1)),
-            _open("POST", "/xet/v2/shards", partial(self._upload_shard, version=2)),
+            _upload("/xet/v1/xorbs/{prefix}/{hash}", self._upload_xorb),
+            _upload("/xet/v1/shards", partial(self._upload_shard, version=1)),
+            _upload("/xet/v2/shards", partial(self._upload_shard, version=2)),
             _open("GET", "/xet/v1/reconstructions/{hash}", plans[0]),
             _open("GET", "/xet/reconstructions/{hash}", plans[0]),
             _open("GET", "/xet/reconstruction/{hash}", plans[0]),
@@ -137,26 +139,24 @@ class XetExtension:
         }
         return JSONResponse({"casUrl": url, "accessToken": token, "exp": expires}, headers=headers)
 
-    async def _dedup(self, call: Call) -> Response:
+    def _dedup(self, call: Call) -> Response:
         chunk = _name(call)
-        grant = await self._admit(call, role=Role.READ)
-        told = await to_thread.run_sync(partial(self.xet.answer, chunk, grant=grant))
+        told = self.xet.answer(chunk, grant=self._admit(call, role=Role.READ))
         if told is None:
             raise NotStored("No chunk of that hash is stored, or none that your token may know of")
         return Response(told, media_type="application/octet-stream")
 
     async def _upload_xorb(self, call: Call) -> Response:
         name = _name(call)
-        grant = await self._admit(call, role=Role.WRITE)
-        with self.xet.arriving() as arrival:
-            async for block in call.stream(MAX_STORED):
-                await to_thread.run_sync(arrival.write, block)
+        grant = await to_thread.run_sync(partial(self._admit, call, role=Role.WRITE))
+        async with self.xet.arriving(grant) as arrival:
+            await hand_on(call.stream(MAX_STORED), arrival.write)
             xorb = await to_thread.run_sync(arrival.land, name)
             store = partial(self.xet.store, arrival, xorb, grant=grant)
             return JSONResponse({"was_inserted": await to_thread.run_sync(store)})
 
     async def _upload_shard(self, call: Call, *, version: int) -> Response:
-        grant = await self._admit(call, role=Role.WRITE)
+        grant = await to_thread.run_sync(partial(self._admit, call, role=Role.WRITE))
         data = bytearray()
         async for block in call.stream(MAX_SHARD):
             data += block
@@ -168,12 +168,11 @@ class XetExtension:
         task = asyncio.create_task(to_thread.run_sync(register, limiter=self._checks))
         return StreamingResponse(_report(task), media_type="application/x-ndjson")
 
-    async def _reconstruct(self, call: Call, *, version: int) -> Response:
+    def _reconstruct(self, call: Call, *, version: int) -> Response:
         name = _name(call)
-        grant = await self._admit(call, role=Role.READ)
+        grant = self._admit(call, role=Role.READ)
         start, stop = _parse_range(call) or (0, None)
-        make = partial(self.xet.plan, name, grant=grant, start=start, stop=stop)
-        plan = await to_thread.run_sync(make)
+        plan = self.xet.plan(name, grant=grant, start=start, stop=stop)
         if plan is None:
             raise NotStored("No file of that hash is stored in this repository")
 
@@ -182,7 +181,7 @@ class XetExtension:
 
         return JSONResponse(plan.to_v1(locate) if version == 1 else plan.to_v2(locate))
 
-    async def _fetch(self, call: Call) -> Response:
+    def _fetch(self, call: Call) -> Response:
         xorb, allowed = access.verify_fetch(self._signer, call.params["claim"])
         asked = _parse_range(call)
         if asked is None or not allowed.start <= asked[0] < asked[1] <= allowed.stop:
@@ -204,30 +203,42 @@ class XetExtension:
             media_type="application/octet-stream",
         )
 
-    async def _admit(self, call: Call, *, role: Role) -> Grant:
+    def _admit(self, call: Call, *, role: Role) -> Grant:
         scheme, _, token = call.request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthorized("A Xet token is needed")
-
-        def admit() -> Grant:
-            with call.read() as connection:
-                return access.admit(connection, self._signer, token=token.strip(), role=role)
-
-        return await to_thread.run_sync(admit)
+        with call.read() as connection:
+            return access.admit(connection, self._signer, token=token.strip(), role=role)
 
 
-def _open(method: str, pattern: str, handler: Callable[[Call], Awaitable[Response]]) -> Rule:
-    """A route that looks at its own token, and that answers a broken upload with 400."""
+def _open(method: str, pattern: str, handler: Callable[[Call], Response]) -> Rule:
+    """A route that looks at its own token, and that answers what is broken with 400."""
+
+    def answer(call: Call) -> Response:
+        with _refusals():
+            return handler(call)
+
+    return Rule(method=method, pattern=pattern, handler=answer, open=True)
+
+
+def _upload(pattern: str, handler: Callable[[Call], Awaitable[Response]]) -> Rule:
+    """The same, for a body that is read as it arrives."""
 
     async def answer(call: Call) -> Response:
-        try:
+        with _refusals():
             return await handler(call)
-        except OutOfRange as error:
-            raise BadRange(str(error)) from error
-        except XetError as error:
-            raise BadRequest(str(error)) from error
 
-    return Rule(method=method, pattern=pattern, handler=answer, waits=True, open=True)
+    return Rule(method="POST", pattern=pattern, handler=answer, waits=True, open=True)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except OutOfRange as error:
+        raise BadRange(str(error)) from error
+    except XetError as error:
+        raise BadRequest(str(error)) from error
 
 
 def _name(call: Call) -> Hash:

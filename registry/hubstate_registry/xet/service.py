@@ -6,13 +6,12 @@ the chunks of its xorbs and then, read back whole, against its sha256.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from itertools import takewhile
 from pathlib import Path
 
 from sqlalchemy.exc import IntegrityError
@@ -23,6 +22,7 @@ from hubstate_registry.storage.blobs import full_disk, is_held
 from hubstate_registry.storage.xet import XorbFolder
 from hubstate_registry.xet import files, shard
 from hubstate_registry.xet.access import Grant
+from hubstate_registry.xet.digests import Beginnings, Growth, Hashing
 from hubstate_registry.xet.errors import OutOfRange, XetError
 from hubstate_registry.xet.files import Plan
 from hubstate_registry.xet.hashes import Hash, format_hash
@@ -31,7 +31,6 @@ from hubstate_registry.xet.xorb import Scanner, Xorb
 
 __all__ = ["Arrival", "Xet", "join_pieces"]
 
-_BLOCK = 1 << 20
 _MOST_CHUNKS = 4_000_000  # of one shard's files together: 256 GB of chunks of the usual size
 _ABSENT = (
     "is not stored here, or not for this token; if the client's cache names it (HF_XET_CACHE, by "
@@ -43,12 +42,13 @@ _ANSWER_SECONDS = 3600  # how long a client goes by what it was told of a chunk
 class Arrival:
     """A xorb on its way in: checked and written as it comes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, growth: Growth | None = None) -> None:
         self.path = path
-        self._scanner = Scanner()
+        self._growth = growth
+        self._scanner = Scanner(growth.take if growth is not None else None)
         self._file = path.open("xb", buffering=0)
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Check and keep the next bytes.
 
         Raises:
@@ -74,6 +74,8 @@ class Arrival:
         with full_disk():
             self._file.truncate(xorb.stored)
             os.fsync(self._file.fileno())
+        if self._growth is not None:
+            self._growth.finish(xorb.hash)
         return xorb
 
     def close(self) -> None:
@@ -88,15 +90,18 @@ class Xet:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.folder = XorbFolder(storage.root)
+        self._beginnings = Beginnings()
 
-    @contextmanager
-    def arriving(self) -> Iterator[Arrival]:
+    @asynccontextmanager
+    async def arriving(self, grant: Grant) -> AsyncIterator[Arrival]:
         """A xorb that arrives within the block; removed unless it got its name."""
-        arrival = Arrival(self.storage.files.uploads / f"{secrets.token_hex(16)}.tmp")
-        try:
-            yield arrival
-        finally:
-            arrival.close()
+        path = self.storage.files.uploads / f"{secrets.token_hex(16)}.tmp"
+        async with self._beginnings.growing(_caller(grant)) as growth:
+            arrival = Arrival(path, growth)
+            try:
+                yield arrival
+            finally:
+                arrival.close()
 
     def store(self, arrival: Arrival, xorb: Xorb, *, grant: Grant) -> bool:
         """Give a landed xorb its name; whether this user brings it for the first time."""
@@ -116,6 +121,7 @@ class Xet:
             XetError: it is broken, false, or over a limit; or it builds on chunks that the
                 caller may not use, for whom they are the same as chunks that are not there.
         """
+        self._beginnings.end(_caller(grant))
         told = shard.parse(data)
         _check_limits(told, object_bytes)
         for stated in told.xorbs:
@@ -128,6 +134,8 @@ class Xet:
         """What to tell somebody who has this chunk: a shard, or nothing."""
         with self.storage.database.read() as connection:
             related = tables.find_related(connection, chunk, reader=grant.reader)
+            if not related:
+                return None
             runs = tables.find_runs(connection, related, reader=grant.reader)
             known = tables.load_xorbs(connection, runs)
             old = tables.find_old(connection, runs, older=_ANSWER_SECONDS)
@@ -196,7 +204,7 @@ class Xet:
         files.check_file(file, known)
         with self.storage.database.read() as connection:
             sha256 = tables.find_file(connection, file.hash)
-        sha256 = sha256 or self._hash(file)
+        sha256 = sha256 or self._hash(file, known)
         if file.sha256 not in (None, sha256):
             where = f"shard, file {format_hash(file.hash)}"
             raise XetError(f"states sha256 {file.sha256}, its content has {sha256}", where=where)
@@ -233,16 +241,24 @@ class Xet:
                 raise XetError(f"xorb {format_hash(term.xorb)} {_ABSENT}", where=where)
         return known
 
-    def _hash(self, file: ShardFile) -> str:
-        """The sha256 of a file: one thread puts it together while another hashes."""
-        hasher = hashlib.sha256()
-        with ThreadPoolExecutor(1) as thread:
-            before: Future[None] | None = None
-            for block in join_pieces(self._read(file.terms), size=_BLOCK):
-                if before is not None:
-                    before.result()  # never more than two blocks in memory
-                before = thread.submit(hasher.update, block)
-        return hasher.hexdigest()
+    def _hash(self, file: ShardFile, xorbs: Mapping[Hash, Xorb]) -> str:
+        """The sha256 of a file, from where it was hashed as it arrived."""
+        whole = [term.xorb for term in takewhile(lambda term: _is_whole(term, xorbs), file.terms)]
+        count, state = self._beginnings.find(whole)
+        if count < len(file.terms):
+            with closing(Hashing(state)) as hashing:
+                for piece in self._read(file.terms[count:]):
+                    hashing.take(piece)
+                state = hashing.finish()
+        return str(state.hexdigest())
+
+
+def _is_whole(term: Term, xorbs: Mapping[Hash, Xorb]) -> bool:
+    return term.start == 0 and term.stop == len(xorbs[term.xorb].chunks)
+
+
+def _caller(grant: Grant) -> tuple[str | None, int]:
+    return grant.reader.user, grant.repository
 
 
 def join_pieces(pieces: Iterable[bytes | memoryview], *, size: int) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ Source: the public Xet protocol specification, "Xorb Formation & Serialization F
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -111,15 +111,17 @@ class Scanner:
     12
     """
 
-    def __init__(self) -> None:
-        self._rest = bytearray()
+    def __init__(self, sink: Callable[[bytes], object] | None = None) -> None:
+        """``sink`` is given the content of each chunk, in order."""
+        self._sink = sink
+        self._rest = b""
         self._chunks: list[Chunk] = []
         self._end = 0
         self._size = 0
         self._received = 0
         self._in_footer = False
 
-    def feed(self, data: bytes | memoryview) -> None:
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes, as many as there are.
 
         Raises:
@@ -128,11 +130,12 @@ class Scanner:
         self._received += len(data)
         if self._received > MAX_STORED:
             raise XetError(f"more than {MAX_STORED} bytes", where="xorb")
-        self._rest += data
+        block = b"".join((self._rest, data))
         used = 0
-        while not self._in_footer and (taken := self._take(used)):
-            used += taken
-        del self._rest[:used]
+        with memoryview(block) as view:
+            while not self._in_footer and (taken := self._take(view[used:])):
+                used += taken
+        self._rest = block[used:]
         if self._in_footer and len(self._rest) > _MAX_FOOTER:
             raise XetError(f"footer: more than {_MAX_FOOTER} bytes", where="xorb")
 
@@ -151,23 +154,23 @@ class Scanner:
             chunks=tuple(self._chunks),
         )
         if self._in_footer:
-            _check_footer(bytes(self._rest), xorb)
+            _check_footer(self._rest, xorb)
         return xorb
 
-    def _take(self, at: int) -> int:
-        """Check the chunk that begins at ``at``; how many bytes it has, 0 if it is not here."""
-        if len(self._rest) < at + HEADER:
+    def _take(self, data: memoryview) -> int:
+        """Check the chunk that ``data`` begins with; its bytes, 0 if not all of it is here."""
+        if len(data) < HEADER:
             return 0
         where = f"xorb, chunk {len(self._chunks)}"
-        if self._rest.startswith(_FOOTER, at) and self._chunks:
+        if self._chunks and data[: len(_FOOTER)] == _FOOTER:
             self._in_footer = True
             return 0
-        header = parse_header(self._rest[at : at + HEADER], where=where)
+        header = parse_header(data, where=where)
         self._check_limits(header, where)
         taken = HEADER + header.stored
-        if len(self._rest) < at + taken:
+        if len(data) < taken:
             return 0
-        self._add(bytes(self._rest[at + HEADER : at + taken]), header, where)
+        self._add(data[HEADER:taken], header, where)
         return taken
 
     def _check_limits(self, header: ChunkHeader, where: str) -> None:
@@ -176,11 +179,13 @@ class Scanner:
         if self._size + header.size > MAX_CONTENT:
             raise XetError(f"more than {MAX_CONTENT} bytes of content", where=where)
 
-    def _add(self, data: bytes, header: ChunkHeader, where: str) -> None:
+    def _add(self, data: memoryview, header: ChunkHeader, where: str) -> None:
         content = unpack(data, header, where=where)
         stop = self._end + HEADER + header.stored
         self._chunks.append(Chunk(hash_chunk(content), self._end, stop, header.size))
         self._end, self._size = stop, self._size + header.size
+        if self._sink is not None:
+            self._sink(content)
 
 
 def scan(pieces: Iterable[bytes], *, hash: Hash) -> Xorb:
