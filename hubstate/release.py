@@ -166,6 +166,15 @@ class Release:
             Offline: something is not in the cache, and no request is allowed.
             Unreachable: the registry does not answer, or sends whole files only, or the cache
                 cannot be written.
+
+        >>> import hubstate
+        >>> from torch import nn
+        >>> _ = hubstate.publish(nn.Linear(3, 2), "org/tiny", license="mit", weights_only=True)
+        >>> release = hubstate.open_release("org/tiny")
+        >>> file = release.tensors_path(release.weights, ["bias"])
+        >>> from hubstate.weights import map_weights
+        >>> map_weights(file, ["bias"])["bias"].shape
+        torch.Size([2])
         """
         if path := self.source.find(name):
             return path

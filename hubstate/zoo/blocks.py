@@ -26,7 +26,6 @@ __all__ = [
     "ChannelNorm",
     "Convolution",
     "DropBranch",
-    "Halved",
     "Make",
     "Patches",
     "Perceptron",
@@ -173,23 +172,6 @@ class DropBranch(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
-
-
-class Halved(nn.Module):
-    """Images normalised by ImageNet's means and deviations -> by a mean and a deviation of 0.5.
-
-    Three channels, red, green and blue. It holds no tensors, so that no state dict shows it.
-
-    >>> import torch
-    >>> grey = (0.5 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    >>> Halved()(grey.view(1, 3, 1, 1)).abs().max() < 1e-6
-    tensor(True)
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean = x.new_tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-        std = x.new_tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-        return x * (std / 0.5) + (mean - 0.5) / 0.5
 
 
 class Permute(nn.Module):

@@ -23,8 +23,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hubstate.zoo.blocks import Convolution, Halved, initialise, normal
+from hubstate.zoo.blocks import Convolution, initialise, normal
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.halving import halving
 from hubstate.zoo.layers import Dropout, Linear
 from hubstate.zoo.variants import photographs
 
@@ -86,8 +87,7 @@ class GoogLeNet(nn.Module):
         num_classes: outputs.
         in_chans: channels of the images.
         aux_logits: whether there are auxiliary classifiers, which work in training alone.
-        transform_input: the images are normalised as for torchvision's other models, and the
-            weights were trained with a mean and a deviation of 0.5.
+        transform_input: see :mod:`hubstate.zoo.halving`.
         dropout: how much of the input of ``fc`` is dropped in training.
 
     Raises:
@@ -104,9 +104,7 @@ class GoogLeNet(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        if transform_input and in_chans != 3:
-            raise ValueError(f"transform_input is for images of 3 channels, not {in_chans}")
-        self.halved = Halved() if transform_input else nn.Identity()
+        self.halved = halving(in_chans, transform_input=transform_input)
         self.conv1 = Convolution(in_chans, 64, 7, stride=2)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.conv2 = Convolution(64, 64)

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from hubstate.zoo.blocks import Convolution, Halved, initialise, normal
+from hubstate.zoo.blocks import Convolution, initialise, normal
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.halving import halving
 from hubstate.zoo.layers import Dropout, Linear
 from hubstate.zoo.variants import photographs
 
@@ -173,8 +174,7 @@ class InceptionV3(nn.Module):
         in_chans: channels of the images.
         aux_logits: whether there is an auxiliary classifier, which works in training alone; it
             needs images of 299 pixels or so.
-        transform_input: the images are normalised as for torchvision's other models, and the
-            weights were trained with a mean and a deviation of 0.5.
+        transform_input: see :mod:`hubstate.zoo.halving`.
         dropout: how much of the input of ``fc`` is dropped in training.
 
     Raises:
@@ -191,9 +191,7 @@ class InceptionV3(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        if transform_input and in_chans != 3:
-            raise ValueError(f"transform_input is for images of 3 channels, not {in_chans}")
-        self.halved = Halved() if transform_input else nn.Identity()
+        self.halved = halving(in_chans, transform_input=transform_input)
         self.Conv2d_1a_3x3 = _shrinking(in_chans, 32)
         self.Conv2d_2a_3x3 = Convolution(32, 32, 3, padded=False)
         self.Conv2d_2b_3x3 = Convolution(32, 64, 3)
