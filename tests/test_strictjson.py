@@ -101,7 +101,7 @@ def test_the_largest_integers_are_read() -> None:
 def test_an_integer_is_too_long_wherever_it_stands(text: str) -> None:
     beside = f'["sha256:{"1" * 64}", {text % MAX_INTEGER}]'
     assert loads(beside.encode(), what="x")[0].endswith("1" * 64)
-    with pytest.raises(Damaged, match="beyond 63 bits|not finite"):
+    with pytest.raises(Damaged, match=r"beyond 63 bits|not finite"):
         loads((text % (MAX_INTEGER + 1)).encode(), what="x")
 
 
