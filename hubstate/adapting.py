@@ -1,6 +1,6 @@
-"""Weights for another number of classes, or of channels, than a release was made for.
+"""Weights for another number of classes or channels, or size of images, than those of a release.
 
-Two arguments of a builder change the shape of a few tensors and of nothing else. Each has a rule,
+Three arguments of a builder change the shape of a few tensors and of nothing else. Each has a rule,
 and each tensor that it touches is named in the report; whatever else differs stays an error.
 
 ==============  ==============================================================================
@@ -10,7 +10,13 @@ and each tensor that it touches is named in the report; whatever else differs st
  in_chans        to 1: the stem's channels are summed, so that a grey image answers as its
                  RGB copy did; to any other: they are repeated in turn and scaled by
                  there/here, so that the sum of the responses stays the same
+ image_size      embeddings of positions, (1, tokens, channels), are interpolated from one square
+                 grid to another: bicubic, corners on corners, as torchvision's
+                 ``interpolate_embeddings``; tokens before the grid, such as a class token's, stay
 ==============  ==============================================================================
+
+No rule makes weights that mix patches, as those of MLP-Mixer, gMLP and ResMLP, fit another number
+of patches: they are refused, and the error says so.
 """
 
 from __future__ import annotations
@@ -18,19 +24,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from math import isqrt
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import nn
 
+from hubstate.errors import Issue, StructureMismatch
 from hubstate.filters import Filter
 from hubstate.manifest import Entry
 from hubstate.report import LoadReport
-from hubstate.transforms.rules import Channels, Rule
+from hubstate.rules import Channels, Interpolate, Rule
 from hubstate.walk import tensors_of
 
 __all__ = ["Adaptation", "find_adaptation"]
 
-_CLASSES, _CHANNELS = "num_classes", "in_chans"
+Pair: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
+"""The shape of a tensor there, and here."""
+
+_CLASSES, _CHANNELS, _SIZE = "num_classes", "in_chans", "image_size"
+_MOST_PREFIX = 8  # tokens before the grid: one for the class, and a few registers
+
+
+class _Grid(NamedTuple):
+    there: int
+    here: int
+    prefix: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +56,13 @@ class Adaptation:
     """What is done to the tensors of a release that are not of the model's shape."""
 
     rules: tuple[Rule, ...]
-    """For the stem."""
+    """For the stem and the embeddings of positions."""
     kept: frozenset[str]
     """The head, which is not loaded."""
     account: Mapping[str, str]
     """Path to what was done, as ``LoadReport.adapted`` has it."""
+    reasons: Mapping[str, str]
+    """Path to why no rule makes a tensor fit."""
 
     _wanted: set[str] = field(default_factory=set)
     """Names of the head that the caller's filter lets pass."""
@@ -50,6 +70,23 @@ class Adaptation:
     def narrow(self, filter: Filter | None) -> Filter | None:
         """The filter that leaves the head out as well."""
         return _Narrow(self.kept, filter, self._wanted) if self.kept else filter
+
+    def explain(self, issues: Iterable[Issue]) -> list[Issue]:
+        """Differences that no rule covers, with the reason where one is known."""
+        return [
+            issue._replace(detail=f"{issue.detail}: {self.reasons[issue.path]}")
+            if issue.path in self.reasons
+            else issue
+            for issue in issues
+        ]
+
+    def advise(self, error: StructureMismatch) -> str | None:
+        """What to do about differences, where all of them would be adapted, or why none can be."""
+        paths = [issue.path for issue in error.issues]
+        if all(path in self.account for path in paths):
+            return f"adapt=True adapts {', '.join(paths)}, and its report says how"
+        reasons = [why for path, why in self.reasons.items() if path in paths]
+        return reasons[0] if reasons else None
 
     def tell(self, report: LoadReport) -> LoadReport:
         """The report with what was adapted; what a filter left out is not."""
@@ -89,8 +126,8 @@ def find_adaptation(
     Args:
         model: what is to be loaded into.
         entries: the structure of the release.
-        arguments: ``num_classes`` and ``in_chans`` that the model was made with; one that is not
-            given is not adapted to.
+        arguments: ``num_classes``, ``in_chans`` and ``image_size`` that the model was made with;
+            one that is not given is not adapted to.
         stated: the arguments that the release was made with, as far as it says.
     """
     shapes = {path: tuple(tensor.shape) for path, tensor in tensors_of(model).items()}
@@ -98,17 +135,32 @@ def find_adaptation(
     differ = {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
     heads = _along(0, differ, arguments.get(_CLASSES), stated.get(_CLASSES))
     stems = _along(1, differ, arguments.get(_CHANNELS), stated.get(_CHANNELS))
+    sizes = arguments.get(_SIZE), stated.get(_SIZE)
+    grids = {path: grid for path, pair in differ.items() if (grid := _grid(pair, *sizes))}
     account = {
         path: f"re-initialised: {a} classes there, {b} here" for path, (a, b) in heads.items()
     }
     account |= {path: _folding(a, b) for path, (a, b) in stems.items()}
-    rules = [Channels(channels=re.escape(path), count=here) for path, (_, here) in stems.items()]
-    return Adaptation(rules=tuple(rules), kept=frozenset(heads), account=account)
+    account |= {path: _interpolating(grid) for path, grid in grids.items()}
+    rules: list[Rule] = [
+        Channels(channels=re.escape(path), count=here) for path, (_, here) in stems.items()
+    ]
+    rules += [
+        Interpolate(interpolate=re.escape(path), grid=(grid.here, grid.here), prefix=grid.prefix)
+        for path, grid in grids.items()
+    ]
+    mixing = {path: _mixing(pair, *sizes) for path, pair in differ.items() if path not in account}
+    return Adaptation(
+        rules=tuple(rules),
+        kept=frozenset(heads),
+        account=account,
+        reasons={path: why for path, why in mixing.items() if why},
+    )
 
 
 def _along(
     axis: int,
-    differ: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    differ: Mapping[str, Pair],
     here: int | None,
     there: object,
 ) -> dict[str, tuple[int, int]]:
@@ -124,7 +176,43 @@ def _along(
     return found if len(set(found.values())) == 1 else {}
 
 
+def _grid(pair: Pair, here: int | None, there: object) -> _Grid | None:
+    """The grids of positions that two shapes of embeddings are for; None for all else.
+
+    Both are squares after as many tokens, of patches of one size. There is one such pair at most:
+    another would begin with a square that differs from the first by the prefixes' difference,
+    and of 3, 5, 7 and 8 each is the difference of a single pair of squares.
+    """
+    old, new = pair
+    if here is None or len(old) != 3 or len(new) != 3 or old[0] != 1 or old[::2] != new[::2]:
+        return None
+    for prefix in range(min(old[1], new[1], _MOST_PREFIX + 1)):
+        a, b = isqrt(old[1] - prefix), isqrt(new[1] - prefix)
+        squares = a * a == old[1] - prefix and b * b == new[1] - prefix
+        if squares and here % b == 0 and (there is None or there == here // b * a):
+            return _Grid(a, b, prefix)
+    return None
+
+
+def _mixing(pair: Pair, here: int | None, there: object) -> str | None:
+    """Why a tensor with an axis for the patches does not fit; None for any other."""
+    axes = {(a, b) for a, b in zip(*pair, strict=False) if a != b}
+    if here is None or len(axes) != 1 or len(pair[0]) != len(pair[1]):
+        return None
+    old, new = next(iter(axes))
+    a, b = isqrt(old), isqrt(new)
+    if [a * a, b * b] != [old, new] or not b or here % b or there not in (None, here // b * a):
+        return None
+    return f"weights that mix {old} patches fit no others: {_SIZE}={here // b * a} is theirs"
+
+
 def _folding(there: int, here: int) -> str:
     if here == 1:
         return f"{there} channels summed to 1"
     return f"{there} channels repeated to {here}, times {there}/{here}"
+
+
+def _interpolating(grid: _Grid) -> str:
+    a, b, prefix = grid
+    kept = f", {prefix} before them kept" if prefix else ""
+    return f"{a} × {a} positions interpolated to {b} × {b}, bicubic{kept}"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hubstate.transforms import Rules as Transforms
     from hubstate.transforms import Transformation
 
-__all__ = ["entries_of", "load_pretrained", "load_release"]
+__all__ = ["adaptation_of", "entries_of", "load_pretrained", "load_release"]
 
 
 def load_pretrained(
@@ -66,8 +66,9 @@ def load_pretrained(
             ``hubstate.transforms``.
         migrations: transforms by the structure hash of the releases that they are for; where one
             is for this release, it is applied before ``transforms``.
-        adapt: ``num_classes`` and ``in_chans`` of the model, where those of the release may be
-            others; see ``hubstate.adapting``. The report names each tensor that this touches.
+        adapt: ``num_classes``, ``in_chans`` and ``image_size`` of the model, where those of the
+            release may be others; see ``hubstate.adapting``. The report names each tensor that
+            this touches.
         prefault: read the mapped pages now, instead of in the first forward (Linux).
         copy: read into memory of the process's own instead of mapping the file.
         registry: a folder or URL instead of the configured registry.
@@ -120,11 +121,12 @@ def load_release(
     """As :func:`load_pretrained`, from a release that is open already."""
     check_filter(filter)
     entries = tuple(entries_of(release))
+    adaptation = None
     try:
         rules = [*_migration(release, migrations), *(transforms or ())]
         there, offered = _transformed(entries, rules)
-        adaptation = _adaptation(model, offered, adapt, release) if adapt else None
-        if adaptation is not None:
+        if adapt:
+            adaptation = adaptation_of(model, release, adapt, entries=offered)
             filter = adaptation.narrow(filter)
             there, offered = _transformed(entries, [*rules, *adaptation.rules])
         plan = plan_entries(model, offered, filter=filter, strict=strict, rename=rename, fresh=True)
@@ -140,7 +142,8 @@ def load_release(
         report = assign_tensors(plan, tensors)
         return report if adaptation is None else adaptation.tell(report)
     except StructureMismatch as error:
-        raise StructureMismatch(error.issues, where=str(release.reference)) from None
+        issues = error.issues if adaptation is None else adaptation.explain(error.issues)
+        raise StructureMismatch(issues, where=str(release.reference)) from None
 
 
 def _migration(release: Release, migrations: Mapping[str, Transforms] | None) -> Transforms:
@@ -149,14 +152,27 @@ def _migration(release: Release, migrations: Mapping[str, Transforms] | None) ->
     return migrations.get(str(release.manifest.structure_hash), ())
 
 
-def _adaptation(
-    model: nn.Module, offered: Iterable[Entry], adapt: Mapping[str, int], release: Release
+def adaptation_of(
+    model: nn.Module,
+    release: Release,
+    sizes: Mapping[str, int],
+    *,
+    entries: Iterable[Entry] | None = None,
 ) -> Adaptation:
-    from hubstate.adapting import find_adaptation
+    """What makes a release fit a model that was made with these arguments.
+
+    Args:
+        model: what is to be loaded into.
+        release: what is to be loaded.
+        sizes: as ``adapt`` of :func:`load_pretrained`.
+        entries: the structure of the release, where rules have changed it.
+    """
+    from hubstate.adapting import find_adaptation  # here, because few loads adapt
 
     builder = release.manifest.builder if release.manifest else None
     stated = builder.arguments if builder else {}
-    return find_adaptation(model, offered, adapt, stated=stated)
+    found = entries_of(release) if entries is None else entries
+    return find_adaptation(model, found, sizes, stated=stated)
 
 
 def _transformed(

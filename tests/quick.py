@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,14 +18,14 @@ from hubstate.weights import save_weights
 __all__ = ["publish_quickly", "release_of"]
 
 
-def release_of(model: nn.Module) -> dict[str, bytes]:
-    """The files of a release of a model."""
+def release_of(model: nn.Module, **meaning: Any) -> dict[str, bytes]:
+    """The files of a release of a model; what else its manifest says."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")
         tensors = {name: t.detach() for name, t in model.state_dict().items()}
         save_weights(path, tensors)
         manifest = Manifest(
-            structure=tuple(describe(model)), files=(hash_weights(path),), license="mit"
+            structure=tuple(describe(model)), files=(hash_weights(path),), license="mit", **meaning
         )
         return {
             "README.md": b"# A model\n",
@@ -34,7 +35,12 @@ def release_of(model: nn.Module) -> dict[str, bytes]:
 
 
 def publish_quickly(
-    model: nn.Module, repo: str, *, seed: int | None = None, registry: Path | str | None = None
+    model: nn.Module,
+    repo: str,
+    *,
+    seed: int | None = None,
+    registry: Path | str | None = None,
+    **meaning: Any,
 ) -> Commit:
     """Publish a model; with a seed, its weights are random ones of that seed."""
     if seed is not None:
@@ -42,4 +48,6 @@ def publish_quickly(
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_()
-    return publish_files(repo, release_of(model), message=f"seed {seed}", registry=registry)
+    return publish_files(
+        repo, release_of(model, **meaning), message=f"seed {seed}", registry=registry
+    )

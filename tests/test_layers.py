@@ -15,8 +15,8 @@ SERVER = Path(__file__).parents[1] / "registry" / "hubstate_registry"
 
 # From the ground up. Within a floor, a room may use the rooms written before it.
 WORDS = [
-    *("lazy", "errors", "digest", "strictjson", "records", "header", "filters", "naming", "report"),
-    *("manifest", "difference", "card", "reference", "settings", "collector", "scratch"),
+    *("lazy", "errors", "digest", "strictjson", "records", "header", "filters", "naming", "rules"),
+    *("report", "manifest", "difference", "card", "reference", "settings", "collector", "scratch"),
 ]
 BYTES = [
     *("progress", "blobs", "transport", "endpoints", "lock", "cache", "release", "hub"),

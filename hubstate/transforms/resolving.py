@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hubstate.errors import Issue, StructureMismatch
-from hubstate.transforms.operations import Node, apply_rule, leaf
-from hubstate.transforms.rules import Rule, Rules, dump_rules, parse_rules
+from hubstate.rules import Rule, Rules, dump_rules, parse_rules
+from hubstate.transforms.nodes import Node, Outcome, leaf
+from hubstate.transforms.resizing import apply_rule
 
 __all__ = ["Transformation", "resolve"]
+
+_GROWTH = 1 << 24  # elements; a small source may grow, and none without bound
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +25,8 @@ class Transformation:
     """What rules make of one source; nothing has been computed yet."""
 
     nodes: Mapping[str, Node]
+    exact: tuple[Rule, ...]
+    """Rules that do the same to this source by the names of its tensors, without a pattern."""
     undo: tuple[Rule, ...]
     lost: tuple[Rule, ...]
     """Rules that cannot be undone, since values are lost."""
@@ -35,8 +41,12 @@ class Transformation:
         given = list(names)
         found = dict.fromkeys(name for name in given if name not in self.nodes)
         pending = [self.nodes[name] for name in given if name in self.nodes]
+        seen: set[int] = set()
         while pending:
             node = pending.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
             pending += node.parents
             if node.make is None:
                 found[node.name] = None
@@ -101,22 +111,40 @@ def resolve(rules: Rules, forms: Mapping[str, Tensor]) -> Transformation:
     ['q', 'k', 'v']
     """
     nodes = {name: leaf(name, _form(tensor)) for name, tensor in forms.items()}
+    most = _GROWTH + 2 * sum(node.form.numel() for node in nodes.values())
     issues: list[Issue] = []
+    exact: list[Rule] = []
     undo: list[Rule] = []
     lost: list[Rule] = []
     for rule in parse_rules(rules):
-        outcome = apply_rule(rule, nodes)
+        outcome = _applied(rule, nodes)
+        issues += _issues(rule, outcome, nodes, most)
         nodes = outcome.nodes
-        if not outcome.used:
-            issues.append(Issue(_text(rule), "transform", "matches no tensor"))
-        issues += [Issue(name, rule.verb, why) for name, why in outcome.problems]
+        exact += outcome.exact
         if outcome.undo is None:
             lost.append(rule)
         else:
             undo[:0] = outcome.undo
     if issues:
         raise StructureMismatch(issues)
-    return Transformation(nodes=nodes, undo=tuple(undo), lost=tuple(lost))
+    return Transformation(nodes=nodes, exact=tuple(exact), undo=tuple(undo), lost=tuple(lost))
+
+
+def _applied(rule: Rule, nodes: dict[str, Node]) -> Outcome:
+    try:
+        return apply_rule(rule, nodes)
+    except (re.error, IndexError) as error:  # a name is made of a group that the pattern lacks
+        return Outcome(nodes=nodes, used=True, problems=[(_text(rule), str(error))])
+
+
+def _issues(rule: Rule, outcome: Outcome, before: Mapping[str, Node], most: int) -> Iterator[Issue]:
+    if not outcome.used:
+        yield Issue(_text(rule), "transform", "matches no tensor")
+    for name, why in outcome.problems:
+        yield Issue(name, rule.verb, why)
+    for name, node in outcome.nodes.items():
+        if before.get(name) is not node and node.form.numel() > most:
+            yield Issue(name, rule.verb, f"{tuple(node.form.shape)}: larger than all of the source")
 
 
 def _text(rule: Rule) -> str:
@@ -128,9 +156,15 @@ def _form(tensor: Tensor) -> Tensor:
 
 
 def _evaluate(node: Node, tensors: Mapping[str, Tensor], made: dict[int, Tensor]) -> Tensor:
-    if node.make is None:
-        return tensors[node.name]
-    if id(node) not in made:
-        parents = [_evaluate(parent, tensors, made) for parent in node.parents]
-        made[id(node)] = node.make(*parents)
+    """The tensor of a node. By a list, since rules may follow one another thousands of times."""
+    pending = [node]
+    while pending:
+        top = pending[-1]
+        if waiting := [parent for parent in top.parents if id(parent) not in made]:
+            pending += waiting
+            continue
+        pending.pop()
+        if id(top) not in made:
+            parents = (made[id(parent)] for parent in top.parents)
+            made[id(top)] = tensors[top.name] if top.make is None else top.make(*parents)
     return made[id(node)]

@@ -86,8 +86,9 @@ def register_model(
       ``weights=`` is understood too, see ``hubstate.zoo.spelling``;
     - ``filter``, ``strict``: which weights are taken, and whether all must fit, as in
       ``loadmodel``; parameters that get no weights are initialised as ever;
-    - ``adapt``: with another ``num_classes`` or ``in_chans`` than the release's, keep the head as
-      it is initialised and fold or repeat the stem's channels; the report names each such tensor;
+    - ``adapt``: with another ``num_classes``, ``in_chans`` or ``image_size`` than the release's,
+      keep the head as it is initialised, fold or repeat the stem's channels, and interpolate
+      embeddings of positions; the report names each such tensor;
     - ``prefault``, ``copy``: read the weights into memory at once; own them instead of mapping
       the file. The last five mean nothing without ``pretrained``.
 

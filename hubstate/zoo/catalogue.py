@@ -259,7 +259,7 @@ def _value_problems(key: str, value: object) -> Iterator[str]:
 
 
 def _rule_problems(rules: list[Any]) -> Iterator[str]:
-    from hubstate.transforms.rules import parse_rules  # here, because few entries have any
+    from hubstate.rules import parse_rules  # here, because few entries have any
 
     try:
         parse_rules(rules)

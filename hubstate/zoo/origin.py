@@ -56,7 +56,8 @@ def remember(
     )
     plain = {key: _plain(value) for key, value in arguments.items() if _is_plain(value)}
     record = BuilderRecord(name=name, arguments=plain, source=source)
-    vars(model)[_ORIGIN] = _Origin(record=record, preprocessing=preprocessing, problems=problems)
+    sized = _sized(preprocessing, plain)
+    vars(model)[_ORIGIN] = _Origin(record=record, preprocessing=sized, problems=problems)
 
 
 def remember_report(
@@ -66,7 +67,8 @@ def remember_report(
     vars(model)[_REPORT] = report
     origin: _Origin | None = vars(model).get(_ORIGIN)
     if preprocessing and origin is not None:
-        vars(model)[_ORIGIN] = replace(origin, preprocessing=preprocessing)
+        sized = _sized(preprocessing, origin.record.arguments)
+        vars(model)[_ORIGIN] = replace(origin, preprocessing=sized)
 
 
 def forget(model: nn.Module) -> None:
@@ -99,7 +101,7 @@ def builder_record(model: nn.Module) -> BuilderRecord | None:
 
 def preprocessing_of(model: nn.Module) -> Mapping[str, Json]:
     """What the inputs of a model must be like: as the release states whose weights it has, or else
-    as its builder was registered; else empty."""
+    as its builder was registered, at the size that the model was made for; else empty."""
     origin: _Origin | None = vars(model).get(_ORIGIN)
     return origin.preprocessing if origin else {}
 
@@ -108,6 +110,14 @@ def load_report(model: nn.Module) -> LoadReport | None:
     """The account of the weights that a builder loaded; None for a model with random weights."""
     report: LoadReport | None = vars(model).get(_REPORT)
     return report
+
+
+def _sized(preprocessing: Mapping[str, Json], arguments: Mapping[str, Json]) -> Mapping[str, Json]:
+    """What is stated of the inputs, for images of the size that the model was made for."""
+    side, size = arguments.get("image_size"), preprocessing.get("input_size")
+    if not isinstance(side, int) or not isinstance(size, list) or len(size) != 3:
+        return preprocessing
+    return {**preprocessing, "input_size": [size[0], side, side]}
 
 
 def _is_plain(value: object) -> bool:

@@ -131,8 +131,9 @@ def _make_pretrained(
     # Imported here: a list of the builders needs neither torch nor anything that loads.
     from hubstate.building import skip_init
     from hubstate.collector import collection_paused
+    from hubstate.errors import StructureMismatch
     from hubstate.hub import open_release
-    from hubstate.pretrained import load_release
+    from hubstate.pretrained import adaptation_of, load_release
     from hubstate.zoo.features import narrowed
 
     with collection_paused(), skip_init() as skipped:
@@ -140,8 +141,12 @@ def _make_pretrained(
     with collection_paused():
         release = open_release(source.reference, registry=source.registry)
         options = {**options, "filter": narrowed(model, options["filter"])}
-        sizes = _sizes(model) if adapt else None
-        report = load_release(model, release, adapt=sizes, **options)
+        try:
+            report = load_release(model, release, adapt=_sizes(model) if adapt else None, **options)
+        except StructureMismatch as error:
+            if not adapt and (advice := adaptation_of(model, release, _sizes(model)).advise(error)):
+                error.add_note(advice)
+            raise
     skipped.finish(model, loaded=frozenset(report.loaded))
     stated = release.manifest.preprocessing if release.manifest else {}
     remember_report(model, report, preprocessing=stated)
@@ -155,7 +160,7 @@ def _sizes(model: nn.Module) -> dict[str, int]:
     except GateRefused:  # other arguments, which no manifest can hold
         record = None
     arguments = record.arguments if record else {}
-    known = {name: arguments.get(name) for name in ("num_classes", "in_chans")}
+    known = {name: arguments.get(name) for name in ("num_classes", "in_chans", "image_size")}
     return {name: size for name, size in known.items() if isinstance(size, int)}
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, get_args
 
 from hubstate.errors import Damaged, InvalidSetting
 from hubstate.strictjson import Json, loads
@@ -18,6 +18,7 @@ __all__ = [
     "Flip",
     "Fold",
     "Fuse",
+    "Interpolate",
     "Rename",
     "Reshape",
     "Rule",
@@ -25,7 +26,9 @@ __all__ = [
     "Split",
     "Transpose",
     "dump_rules",
+    "names_in",
     "parse_rules",
+    "problems_of",
     "read_rules",
 ]
 
@@ -127,16 +130,37 @@ class Channels:
     count: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interpolate:
+    """Another grid of positions for their embeddings, (1, prefix + height · width, channels)."""
+
+    verb: ClassVar = "interpolate"
+    interpolate: str
+    grid: tuple[int, ...]
+    """Height and width; the grid that is there is a square."""
+    prefix: int = 0
+    """How many tokens come before those of the grid, and stay as they are."""
+
+
 Rule: TypeAlias = (
-    Rename | Transpose | Reshape | Flip | Split | Fuse | Fold | Drop | Fallback | Channels
+    Rename
+    | Transpose
+    | Reshape
+    | Flip
+    | Split
+    | Fuse
+    | Fold
+    | Drop
+    | Fallback
+    | Channels
+    | Interpolate
 )
 Rules: TypeAlias = Sequence[Rule | Mapping[str, Json]]
 """What the public functions take: rules, or the plain data that says them."""
 
-_KINDS: Mapping[str, Any] = {
-    kind.verb: kind
-    for kind in (Rename, Transpose, Reshape, Flip, Split, Fuse, Fold, Drop, Fallback, Channels)
-}
+_KINDS: Mapping[str, Any] = {kind.verb: kind for kind in get_args(Rule)}
+_LITERAL = r"(?:[^\\.^$*+?{}\[\]()|]|\\[^0-9A-Za-z])+"
+_EXACT = re.compile(rf"{_LITERAL}(?:\|{_LITERAL})*\Z")
 _FORMS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("text", lambda v: isinstance(v, str)),
     "int": ("an integer", lambda v: type(v) is int),
@@ -173,7 +197,7 @@ def parse_rules(rules: Rules) -> tuple[Rule, ...]:
     problems = [
         f"transforms[{number}]: {problem}"
         for number, rule in enumerate(rules)
-        for problem in _problems(rule)
+        for problem in problems_of(rule)
     ]
     if problems:
         raise InvalidSetting("\n  ".join(problems))
@@ -201,7 +225,8 @@ def _parse(data: Mapping[str, Any]) -> Rule:
     return rule
 
 
-def _problems(rule: object) -> Iterator[str]:
+def problems_of(rule: object) -> Iterator[str]:
+    """Why a rule, as plain data or as a value, means nothing."""
     if isinstance(rule, tuple(_KINDS.values())):
         rule = _dump(rule)
     verbs = [key for key in rule if key in _KINDS] if isinstance(rule, Mapping) else []
@@ -210,7 +235,7 @@ def _problems(rule: object) -> Iterator[str]:
         return
     known = {item.name: item for item in fields(_KINDS[verbs[0]])}
     for key in rule.keys() - known.keys():
-        yield f"{key}: unknown; a {verbs[0]} has {', '.join(known)}"
+        yield f"{key!s:.80}: unknown; a {verbs[0]} has {', '.join(known)}"
     for name, item in known.items():
         meaning, fits = _FORMS[str(item.type)]
         if name not in rule:
@@ -223,7 +248,7 @@ def _problems(rule: object) -> Iterator[str]:
 
 
 def _is_required(verb: str, name: str, rule: Mapping[str, Any]) -> bool:
-    optional = {"order", "axis", "sizes", "eps", "value"}
+    optional = {"order", "axis", "sizes", "eps", "value", "prefix"}
     if verb == "rename" and isinstance(rule["rename"], Mapping):
         optional.add("to")
     return name not in optional
@@ -231,10 +256,25 @@ def _is_required(verb: str, name: str, rule: Mapping[str, Any]) -> bool:
 
 def _pattern_problems(patterns: str | Iterable[str]) -> Iterator[str]:
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            yield f"{pattern!r} is no regular expression: {error}"
+        if names_in(pattern) is None:
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                yield f"{pattern!r:.80} is no regular expression: {error}"
+
+
+def names_in(pattern: str) -> tuple[str, ...] | None:
+    """The names that a pattern matches, where it is nothing but names; None for any other.
+
+    Such a pattern need not be tried on each name, which for others may take for ever.
+
+    >>> names_in(r"fc\\.weight|fc\\.bias"), names_in(r"fc\\..*")
+    (('fc.weight', 'fc.bias'), None)
+    """
+    if not _EXACT.match(pattern):
+        return None
+    parts = re.findall(r"(?:[^\\|]|\\.)+", pattern, re.DOTALL)
+    return tuple(re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in parts)
 
 
 def dump_rules(rules: Iterable[Rule]) -> list[dict[str, Json]]:
