@@ -7,7 +7,6 @@ process of its own, which has imported torch and the family and has built nothin
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import tempfile
@@ -25,6 +24,7 @@ from hubstate.building import skip_init
 from hubstate.zoo.create import create_model, find_builder
 name, pickle = sys.argv[1:]
 find_builder(name)
+import tomllib, hubstate.endpoints.folder, hubstate.pretrained
 def timed(call):
     began = time.perf_counter(); result = call(); return (time.perf_counter() - began) * 1e3, result
 """
@@ -55,15 +55,39 @@ def load():
 print(json.dumps({"ms": timed(load)[0]}))
 """
 HERE = "make = lambda: create_model(name)\n"
-THEIRS = """
-import torchvision.models
-make = lambda: torchvision.models.get_model(name, weights=None)
+TORCHVISION = """
+try:
+    import torchvision.models
+except RuntimeError:  # its compiled operators are for another torch; none of them is called
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    import torchvision.models
+make = lambda: torchvision.models.get_model(name, weights=None, **fixed)
+known = name in torchvision.models.list_models()
+fixed = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
 """
+TIMM = (
+    TORCHVISION
+    + """
+import timm  # after torchvision, which it imports
+make = lambda: timm.create_model(name)
+known = timm.is_model(name)
+"""
+)
+TWINS = {"torchvision": TORCHVISION, "timm": TIMM}
+SAVE = """
+if known:
+    torch.save(make().state_dict(), pickle)
+print(json.dumps({"known": known}))
+"""
+FULL_WIDTH = {"mnasnet": "mnasnet1_0", "shufflenetv2": "shufflenet_v2_x1_0"}
+"""The usual size of families whose first name is a narrower one."""
 
 
 def main(rounds: int) -> None:
     for family, names in FAMILIES.items():
-        _measure(family, names[0], rounds=min(rounds, 3))
+        _measure(family, FULL_WIDTH.get(family, names[0]), rounds=min(rounds, 3))
 
 
 def _measure(family: str, name: str, *, rounds: int) -> None:
@@ -76,40 +100,27 @@ def _measure(family: str, name: str, *, rounds: int) -> None:
         arguments = (name, f"{folder}/weights.pth")
         run(HEAD + PUBLISH, *arguments, environment=environment)
         contenders = {
-            "with init": HEAD + "bare = False\n" + CONSTRUCT,
-            "without init": HEAD + "bare = True\n" + CONSTRUCT,
-            "hubstate, warm": HEAD + OURS,
-            "init + torch.load": HEAD + HERE + CLASSIC,
+            "with init": (HEAD + "bare = False\n" + CONSTRUCT, arguments),
+            "without init": (HEAD + "bare = True\n" + CONSTRUCT, arguments),
+            "hubstate, warm": (HEAD + OURS, arguments),
+            "init + torch.load": (HEAD + HERE + CLASSIC, arguments),
         }
-        if _has_torchvision(name):
-            contenders["torchvision + torch.load"] = HEAD + THEIRS + CLASSIC
-        rows = interleave(
-            {title: (code, arguments) for title, code in contenders.items()},
-            rounds=rounds,
-            environment=environment,
-        )
+        for library in filter(importlib.util.find_spec, TWINS):
+            theirs = (name, f"{folder}/{library}.pth")
+            if run(HEAD + TWINS[library] + SAVE, *theirs, environment=environment)["known"]:
+                code = HEAD + TWINS[library] + CLASSIC
+                contenders[f"{library} + torch.load"] = (code, theirs)
+                break
+        rows = interleave(contenders, rounds=rounds, environment=environment)
     report(f"zoo {family}: {name}", rows, _targets(medians(rows)))
 
 
 def _targets(middle: dict[str, Row]) -> list[Target]:
-    ours = middle["hubstate, warm"]["ms"]
+    """The twin is the other library's; where there is none, the same network built as usual."""
     construction = middle["without init"]["ms"] / middle["with init"]["ms"]
-    twin = "torchvision + torch.load"
+    *_, twin = middle
+    faster = middle[twin]["ms"] / middle["hubstate, warm"]["ms"]
     return [
         Target(text="construction without init / with init", value=construction, at_most=0.2),
-        *(
-            Target(text=f"× faster than {title}", value=middle[title]["ms"] / ours, at_least=5)
-            for title in ("init + torch.load", twin)
-            if title in middle
-        ),
+        Target(text=f"× faster than {twin}", value=faster, at_least=5),
     ]
-
-
-def _has_torchvision(name: str) -> bool:
-    if importlib.util.find_spec("torchvision") is None:
-        return False
-    try:
-        models = importlib.import_module("torchvision.models")
-    except (ImportError, RuntimeError):  # built for another torch
-        return False
-    return name in models.list_models()
