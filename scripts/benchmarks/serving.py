@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CLIENT", "Server", "environment", "nginx", "python_server", "registry"]
+__all__ = ["CLIENT", "Server", "environment", "nginx", "python_server", "registry", "slowed"]
 
 # What every client's code begins with: what a server has used, and a client that costs little.
 CLIENT = """
@@ -59,6 +59,39 @@ uvicorn.run(Starlette(routes=routes), port=int(sys.argv[1]), http=PatientProtoco
 """
 
 
+# A long line: each connection is held to a rate, and every question takes a while to arrive.
+LINE = """
+import socket, sys, threading, time
+port, to, rate, latency = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+def ask(client, server):
+    while data := client.recv(65536):
+        time.sleep(latency)
+        server.sendall(data)
+    server.shutdown(socket.SHUT_RDWR)
+def answer(server, client):
+    buffer, due = memoryview(bytearray(1 << 16)), 0
+    while count := server.recv_into(buffer):
+        due = max(due, time.monotonic() - 0.01) + count / rate
+        time.sleep(max(0, due - time.monotonic()))
+        client.sendall(buffer[:count])
+    client.shutdown(socket.SHUT_RDWR)
+def guarded(work, *sockets):
+    try:
+        work(*sockets)
+    except OSError:
+        for one in sockets: one.close()
+def serve(client):
+    time.sleep(latency)
+    server = socket.create_connection(("127.0.0.1", to))
+    for one in (client, server): one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    threading.Thread(target=guarded, args=(ask, client, server), daemon=True).start()
+    guarded(answer, server, client)
+listener = socket.create_server(("127.0.0.1", port))
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """A running server."""
@@ -66,6 +99,13 @@ class Server:
     port: int
     pid: int
     token: str = ""
+    behind: tuple[int, ...] = ()
+    """The servers that this one asks."""
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """All that work for an answer."""
+        return self.pid, *self.behind
 
     @property
     def url(self) -> str:
@@ -130,6 +170,16 @@ def nginx(folder: Path, sites: str) -> Iterator[Server]:
     command = [program, "-p", str(place), "-c", str(place / "nginx.conf"), "-e", f"{place}/early"]
     with _process(command, port) as process:
         yield Server(port=port, pid=process.pid)
+
+
+@contextmanager
+def slowed(server: Server, *, rate: float, latency: float) -> Iterator[Server]:
+    """The same server by a line of ``rate`` bytes a second for each connection."""
+    port = _free_port()
+    words = (str(port), str(server.port), str(rate), str(latency))
+    with _process([sys.executable, "-c", LINE, *words], port) as process:
+        behind = (server.pid, *server.behind)
+        yield Server(port=port, pid=process.pid, token=server.token, behind=behind)
 
 
 def find_nginx() -> str | None:
