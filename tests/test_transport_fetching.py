@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hubs import Fault, Hub, free_port, serving
 
 from hubstate.blobs import Blobs
 from hubstate.cache import Cache, upkeep
+from hubstate.cache.fetching import Remote, fetch_whole
 from hubstate.digest import Digest
 from hubstate.endpoints.http import HttpEndpoint
 from hubstate.errors import (
@@ -32,6 +34,7 @@ from hubstate.errors import (
 from hubstate.header import dump_header, parse_header
 from hubstate.hub import Release, fetch, open_release
 from hubstate.manifest import Entry, Manifest, dump, hash_weights
+from hubstate.progress import quiet
 from hubstate.reference import Reference
 from hubstate.transport import Patience
 from hubstate.transport.part import read_journal
@@ -304,6 +307,37 @@ def test_several_processes_at_once_all_get_the_file(hub: Hub, data: bytes) -> No
     assert [child.wait() for child in children] == [0, 0, 0]
     assert release(hub).path(NAME).read_bytes() == data
     assert [path for path in left_behind() if "run-" in str(path)] == []
+
+
+def test_a_folder_that_others_remove_at_that_moment_is_made_again(tmp_path: Path) -> None:
+    cache, problems = Cache([tmp_path]), list[HubstateError]()
+
+    def begin_and_fail(identity: str) -> None:
+        one = Remote(
+            what="it",
+            size=1,
+            digest=None,
+            tiles=(),
+            identity=identity,
+            commit=None,  # type: ignore[arg-type]
+            read=refuse,
+        )
+        for _ in range(30):
+            try:
+                fetch_whole(cache, one, progress=quiet)
+            except Unreachable as error:
+                problems.append(error)
+
+    def refuse(start: int, stop: int) -> Any:
+        raise Unreachable("nothing comes")
+
+    threads = [threading.Thread(target=begin_and_fail, args=(name,)) for name in "aabbcc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {str(problem) for problem in problems} == {"nothing comes"}
+    assert left_behind() == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")

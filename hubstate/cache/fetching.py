@@ -37,6 +37,7 @@ __all__ = ["Remote", "Traffic", "fetch_ranges", "fetch_whole", "find_ranges"]
 
 _LEAST = 256 << 10  # bytes: what is missing, for it to be looked for in other releases
 _TWIN = 64 << 10  # bytes of a chunk that is in a file twice, for it to be fetched once
+_TRIES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,6 @@ def _filling(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Iterator[
     partials = Partials(folder, remote.key)
     what = f"{remote.what}: cannot be written to the cache {folder}"
     with reachable(what):
-        make_folders(partials.folder)
         part = _begin(partials.folder)
     try:
         with part:
@@ -154,12 +154,21 @@ def _filling(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Iterator[
     finally:
         if not part.have or not part.path.exists():
             part.discard()
-        for empty in (partials.folder, partials.folder.parent):
-            with contextlib.suppress(OSError):
-                empty.rmdir()
+        with contextlib.suppress(OSError):
+            partials.folder.rmdir()
 
 
 def _begin(place: Path) -> Part:
+    """A run in a folder, which whoever leaves it empty removes, maybe at this moment."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            make_folders(place)
+            return _adopt(place)
+    make_folders(place)
+    return _adopt(place)
+
+
+def _adopt(place: Path) -> Part:
     """Go on with the runs of killed processes, joined into one, or begin a new one."""
     found = [part for run in runs_in(place) if (part := adopt_run(run))]
     if not found:

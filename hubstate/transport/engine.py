@@ -31,7 +31,7 @@ from hubstate.transport.part import Part
 __all__ = ["Read", "transfer"]
 
 _BLOCK = 1 << 20
-_SHORTEST, _LONGEST = 4 << 20, 64 << 20  # bytes of one request, where there is so much in a row
+_SHORTEST, _LONGEST = 8 << 20, 64 << 20  # bytes of one request, where there is so much in a row
 _TICK = 0.1  # seconds
 _FLUSH = 64 << 20  # bytes that are left to the disk at one time
 

@@ -1,8 +1,9 @@
 """One request, sent with requests: what it says of us, where it may be redirected, its errors.
 
 The token goes to the origin it was meant for and nowhere else: redirects are followed here, by
-hand, and a hop to another scheme, host or port goes without it. Proxies come from the usual
-variables; certificates from :func:`hubstate.settings.ca_bundle`.
+hand, and a hop to another scheme, host or port goes without it. Proxies are what requests makes
+of the usual variables, and of the system's settings; certificates come from
+:func:`hubstate.settings.ca_bundle`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two arrivals of bytes
 _HOPS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONNECTIONS = 32  # kept open for each host
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUEST_METHOD")
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -111,6 +113,7 @@ def _send(
             timeout=_TIMEOUT,
             allow_redirects=False,
             stream=True,
+            proxies=_proxies(url),
             verify=settings.ca_bundle() or True,
         )
     except (requests.exceptions.SSLError, requests.exceptions.InvalidURL) as error:
@@ -133,6 +136,20 @@ class _Bearer:
         return request
 
 
+def _proxies(url: str) -> dict[str, str]:
+    """The proxies for a URL, looked for once: requests walks through all variables each time."""
+    variables = (os.environ.get(name) for word in _PROXIES for name in (word, word.lower()))
+    parts = urlsplit(url)
+    return _find_proxies(f"{parts.scheme}://{parts.netloc}", tuple(variables))
+
+
+@functools.lru_cache(maxsize=256)
+def _find_proxies(place: str, _variables: tuple[str | None, ...]) -> dict[str, str]:
+    from requests.utils import get_environ_proxies
+
+    return get_environ_proxies(place)
+
+
 @functools.cache
 def _session(_process: int) -> requests.Session:
     """The connections of a process; a forked child must not speak on those of its parent."""
@@ -142,6 +159,7 @@ def _session(_process: int) -> requests.Session:
     from requests.adapters import HTTPAdapter
 
     session = requests.Session()
+    session.trust_env = False  # what it would look up for every request is given to it
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update({"User-Agent": "hubstate", "Accept-Encoding": "identity"})
     for scheme in ("http://", "https://"):

@@ -1,4 +1,8 @@
-"""Downloads: 1 GB beside the stock client and the floor, slow connections, parts, memory."""
+"""Downloads: 1 GB beside the stock client and the floor, slow connections, parts, memory.
+
+The targets compare the best rounds: what else runs on the machine takes a second here and there,
+which is as long as all of a download.
+"""
 
 from __future__ import annotations
 
@@ -226,22 +230,22 @@ def _whole(served: Server, variables: Mapping[str, str], *, rounds: int) -> None
         "floor": (FLOOR, _plain(served)),
     }
     rows = interleave(contenders, rounds=rounds, environment=variables)
-    middle = medians(rows)
-    ours = middle["hubstate"]
+    speed = {name: max(row["GB/s"] for row in many) for name, many in rows.items()}
+    work = {name: min(row["CPU s/GB"] for row in many) for name, many in rows.items()}
     targets = [
         Target(
             text="× faster than hf_hub_download, which verifies nothing",
-            value=ours["GB/s"] / middle["hf_hub_download"]["GB/s"],
+            value=speed["hubstate"] / speed["hf_hub_download"],
             at_least=3,
         ),
         Target(
             text="of the floor's speed",
-            value=ours["GB/s"] / middle["floor"]["GB/s"],
+            value=speed["hubstate"] / speed["floor"],
             at_least=0.85,
         ),
         Target(
             text="of our processor time is the floor's",
-            value=middle["floor"]["CPU s/GB"] / ours["CPU s/GB"],
+            value=work["floor"] / work["hubstate"],
             at_least=0.85,
         ),
     ]
@@ -269,11 +273,11 @@ def _parts(served: Server, variables: Mapping[str, str], *, rounds: int) -> None
         for name, part in chosen.items()
     }
     rows = interleave(contenders, rounds=rounds, environment=variables)
-    middle = medians(rows)
+    speed = {name: max(row["GB/s"] for row in many) for name, many in rows.items()}
     targets = [
         Target(
             text=f"{name}: seconds a byte / those of the whole",
-            value=middle["all"]["GB/s"] / middle[name]["GB/s"],
+            value=speed["all"] / speed[name],
             at_most=1.15,
         )
         for name in list(chosen)[1:]

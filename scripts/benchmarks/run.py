@@ -6,7 +6,17 @@ import argparse
 import compileall
 from importlib import import_module
 
-NAMES = ("imports", "warm_load", "loading", "hashing", "fetching", "warming", "server", "xet", "zoo")
+NAMES = (
+    "imports",
+    "warm_load",
+    "loading",
+    "hashing",
+    "fetching",
+    "warming",
+    "server",
+    "xet",
+    "zoo",
+)
 
 
 def main() -> None:
