@@ -42,6 +42,8 @@ class Rename:
     verb: ClassVar = "rename"
     rename: str | Names
     to: str = ""
+    shift: tuple[int, ...] = ()
+    """Added to the pattern's groups in turn, which must be numbers where it is not 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,7 +250,7 @@ def problems_of(rule: object) -> Iterator[str]:
 
 
 def _is_required(verb: str, name: str, rule: Mapping[str, Any]) -> bool:
-    optional = {"order", "axis", "sizes", "eps", "value", "prefix"}
+    optional = {"order", "axis", "sizes", "eps", "value", "prefix", "shift"}
     if verb == "rename" and isinstance(rule["rename"], Mapping):
         optional.add("to")
     return name not in optional
@@ -288,7 +290,7 @@ def dump_rules(rules: Iterable[Rule]) -> list[dict[str, Json]]:
 
 def _dump(rule: Any) -> dict[str, Json]:
     values = {item.name: getattr(rule, item.name) for item in fields(rule)}
-    optional = {"order": (), "sizes": (), "to": "", "value": None}
+    optional = {"order": (), "sizes": (), "shift": (), "to": "", "value": None}
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in values.items()

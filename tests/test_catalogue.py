@@ -85,6 +85,7 @@ def test_every_field_is_read() -> None:
             revision='"v1.2"',
             registry='"https://registry.example"',
             arguments="{ num_classes = 7, blocks = [1, 2] }",
+            preprocessing="{ input_size = [3, 8, 9], crop_pct = 0.5 }",
             metrics="{ accuracy = 0.5 }",
         )
     )
@@ -92,7 +93,35 @@ def test_every_field_is_read() -> None:
     assert entry.default
     assert entry.registry == "https://registry.example"
     assert entry.arguments == {"num_classes": 7, "blocks": [1, 2]}
+    assert entry.preprocessing == {"input_size": [3, 8, 9], "crop_pct": 0.5}
     assert entry.metrics == {"accuracy": 0.5}
+
+
+def test_rules_are_written_once_for_several_entries() -> None:
+    rules = "[rules]\nolder = [{ drop = 'epoch' }]\n"
+    named = table(transforms='"older"')
+    first, second = parse_catalogue(
+        catalogue(rules, named, table(tag='"v2"', transforms="[]")), where="here.toml"
+    )
+    assert first.transforms == ({"drop": "epoch"},)
+    assert second.transforms == ()
+
+
+@pytest.mark.parametrize(
+    ("rules", "name", "expected"),
+    [
+        ("", '"older"', r"entry 1 .*: transforms: \[rules\] has no 'older': nothing"),
+        ("[rules]\na = []\nb = []", '"older"', "has no 'older': a, b"),
+        ("[rules]\nolder = 3", '"older"', r"rules\.older: transforms: expected a list of rules"),
+        ("[rules]\nolder = [{ dropp = 'a' }]", '"older"', r"rules\.older: transforms\[0\]: "),
+        ("rules = 3", '"older"', "rules: expected lists of rules by name, found int"),
+    ],
+)
+def test_rules_that_are_not_there_or_mean_nothing_are_refused(
+    rules: str, name: str, expected: str
+) -> None:
+    with pytest.raises(InvalidSetting, match=expected):
+        parse_catalogue(catalogue(rules, table(transforms=name)), where="here.toml")
 
 
 def test_the_digest_of_a_manifest_pins_the_reference() -> None:
@@ -125,6 +154,23 @@ def test_a_missing_field_is_named(key: str) -> None:
         ("arguments", "{ when = 2020-01-01 }"),
         ("arguments", "{ rates = [nan] }"),
         ("metrics", "{ accuracy = inf }"),
+        ("preprocessing", "3"),
+        ("preprocessing", "{ size = 3 }"),
+        ("preprocessing", "{ input_size = [3, 224] }"),
+        ("preprocessing", "{ input_size = [3, 224, 0] }"),
+        ("preprocessing", "{ input_size = [3, 224, 224.0] }"),
+        ("preprocessing", "{ input_size = 224 }"),
+        ("preprocessing", "{ mean = 0.5 }"),
+        ("preprocessing", "{ mean = ['0.5'] }"),
+        ("preprocessing", "{ mean = [0.5, nan] }"),
+        ("preprocessing", "{ std = [0.5, 0] }"),
+        ("preprocessing", "{ std = [0.5], input_size = [3, 8, 8] }"),
+        ("preprocessing", "{ interpolation = 'magic' }"),
+        ("preprocessing", "{ interpolation = ['bilinear'] }"),
+        ("preprocessing", "{ crop_pct = 1.5 }"),
+        ("preprocessing", "{ crop_pct = true }"),
+        ("transforms", "{ drop = 'a' }"),
+        ("transforms", "[{ dropp = 'a' }]"),
         ("metric", "{ accuracy = 1 }"),
     ],
 )
@@ -184,9 +230,11 @@ VALUES = st.recursive(
 )
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(sorted([*ENTRY, "default", "revision"])), VALUES)))
+@given(
+    st.lists(st.dictionaries(st.sampled_from(sorted([*ENTRY, "default", "preprocessing"])), VALUES))
+)
 def test_any_tables_are_read_or_refused(tables: list[dict[str, object]]) -> None:
-    from hubstate.zoo.catalogue import _problems
+    from hubstate.zoo.listing import _problems
 
     problems = list(_problems({"schema": 1, "model": tables}))
     assert problems or all(ENTRY.keys() <= given.keys() for given in tables)

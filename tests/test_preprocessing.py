@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from toys import toy
 import hubstate
 from hubstate import Preprocessing, model_info, preprocess
 from hubstate.errors import InvalidManifest, UnknownModel
+from hubstate.hub import publish_files
+from hubstate.weights import save_weights
 
 PLAIN = Preprocessing(input_size=(3, 8, 8))
 
@@ -164,6 +167,48 @@ def test_a_release_states_its_input_labels_and_metrics() -> None:
     assert preprocess("org/toy").input_size == (3, 16, 16)
     assert preprocess(toy(num_classes=2)).input_size == (3, 8, 8)
     assert preprocess(toy(pretrained="org/toy", num_classes=2)) == preprocess("org/toy")
+
+
+def test_weights_of_the_catalogue_state_what_is_other_than_the_builder_says() -> None:
+    assert preprocess("resnet50")._size(torch.zeros(600, 600)) == (256, 256)
+    assert preprocess("resnet50", tag="imagenet1k_v1") == preprocess("resnet50")
+    newer = preprocess("resnet50", tag=True)
+    assert newer._size(torch.zeros(600, 600)) == (232, 232)
+    assert newer == preprocess("resnet50", tag="imagenet1k_v2")
+    assert preprocess("seresnet50", tag="ra2_in1k").input_size == (3, 288, 288)
+    info = model_info("resnet50", tag=True)
+    assert (info.preprocessing, info.license) == (newer, "bsd-3-clause")
+    assert model_info("inception_v3", tag=True).arguments["transform_input"] is True
+    assert model_info("resnet50").license is None
+
+
+def test_a_tag_goes_with_a_builder() -> None:
+    with pytest.raises(UnknownModel, match="imagenet1k_v2"):
+        preprocess("resnet50", tag="v9")
+    for what in ("org/toy", toy(), {"input_size": [3, 8, 8]}):
+        with pytest.raises(TypeError, match="tag: it goes with a builder's name"):
+            preprocess(what, tag=True)
+    with pytest.raises(TypeError, match="tag: it goes with a builder's name"):
+        model_info("org/toy", tag=True)
+
+
+def test_a_model_with_weights_of_the_catalogue_knows_their_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "bare.safetensors"
+    save_weights(weights, toy().state_dict())
+    publish_files("org/bare", {"model.safetensors": weights}, message="Without a manifest")
+    hubstate.publish(toy(), "org/stated", license="mit", preprocessing={"input_size": [3, 16, 16]})
+    catalogue = tmp_path / "catalogue.toml"
+    catalogue.write_text("schema = 1\n" + "".join(
+        f"[[model]]\nbuilder = 'toy'\ntag = '{name}'\nrepository = 'org/{name}'\nlicense = 'mit'\n"
+        "preprocessing = { crop_pct = 0.5 }\n"
+        for name in ("bare", "stated")
+    ))  # fmt: skip
+    monkeypatch.setenv("HUBSTATE_CATALOGUE", str(catalogue))
+    assert preprocess(toy(pretrained="bare")) == preprocess("toy", tag="bare")
+    assert preprocess("toy", tag="bare") == preprocess("toy", crop_pct=0.5)
+    assert preprocess(toy(pretrained="stated")) == preprocess("org/stated"), "the release knows"
 
 
 def test_what_nobody_built_states_nothing() -> None:

@@ -34,6 +34,15 @@ def test_a_pattern_matches_whole_names_only() -> None:
     assert list(made([{"rename": r"a\.(.*)", "to": r"c.\1"}], tensors)) == ["c.w", "b.a.w"]
 
 
+def test_numbers_in_names_are_shifted() -> None:
+    tensors = {"s1.b1.w": numbered(1), "s1.b12.w": numbered(2)}
+    rules = [{"rename": r"s(\d)\.b(\d+)\.(.)", "to": r"\3\1.\2\g<2>", "shift": [0, -1]}]
+    assert list(made(rules, tensors)) == ["w1.00", "w1.1111"]
+    there = resolve(rules, tensors)
+    assert same(resolve(there.inverse(), made(rules, tensors)).apply(made(rules, tensors)), tensors)
+    assert parse_rules(dump_rules(parse_rules(rules))) == parse_rules(rules)
+
+
 def test_names_are_exchanged_at_once() -> None:
     tensors = {"a": numbered(1), "b": numbered(2)}
     found = made([{"rename": {"a": "b", "b": "a"}}], tensors)
@@ -109,6 +118,9 @@ def test_a_folded_normalisation_computes_the_same(bias: bool) -> None:
     [
         ({"rename": "x.*", "to": "y"}, "matches no tensor"),
         ({"rename": {"nothing": "y"}}, "nothing: rename: not in the source"),
+        ({"rename": "(w)", "to": "y", "shift": [1]}, "expected a number in group 1, found 'w'"),
+        ({"rename": "w()", "to": "y", "shift": [1]}, "expected a number in group 1, found ''"),
+        ({"rename": "w", "to": "y", "shift": [0, 1]}, "expected a number in group 2, found None"),
         ({"rename": "w|b", "to": "same"}, "same: rename: a tensor has this name already"),
         ({"rename": "w", "to": "b"}, "b: rename: a tensor has this name already"),
         ({"transpose": "w", "order": [0, 1, 2]}, "w: transpose: (2, 3)"),
@@ -143,6 +155,7 @@ def test_all_rules_that_do_not_fit_are_told_at_once() -> None:
         ({"drop": "("}, "no regular expression"),
         ({"drop": 3}, "drop: expected text, found 3"),
         ({"rename": "a"}, "to: missing"),
+        ({"rename": "a", "to": "b", "shift": 1}, "shift: expected a list of integers, found 1"),
         ({"split": "a", "to": "b"}, "to: expected a list of text"),
         ({"transpose": "a", "order": [True]}, "order: expected a list of integers"),
         ({"drop": "a", "colour": 1}, "colour: unknown"),

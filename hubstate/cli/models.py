@@ -37,6 +37,7 @@ def command(pattern: str, as_json: bool) -> None:
                 "default": entry.default,
                 "reference": str(entry.reference),
                 "license": entry.license,
+                "preprocessing": dict(entry.preprocessing),
                 "metrics": dict(entry.metrics),
             }
             for entry in weights

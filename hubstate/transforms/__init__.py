@@ -12,6 +12,7 @@ match a whole name; its groups are ``\\1``, ``\\2`` … in the names that a rule
 applied in turn, each to what the one before it left::
 
     {"rename": "encoder\\.(.*)", "to": "backbone.\\1"}    or {"rename": {"old": "new", …}}
+    {"rename": "b(\\d+)\\.(.*)", "to": "\\1.\\2", "shift": [-1]}    the first group, less one
     {"transpose": ".*\\.kernel", "order": [3, 2, 0, 1]}   all axes reversed without an order
     {"reshape": "cls", "shape": [1, -1]}
     {"flip": ".*\\.conv\\.weight", "axes": [2, 3]}

@@ -20,6 +20,7 @@ __all__ = [
     "Node",
     "Outcome",
     "each",
+    "expand",
     "leaf",
     "literal",
     "made",
@@ -80,6 +81,25 @@ def matches(pattern: str, names: Iterable[str]) -> Iterator[re.Match[str]]:
     regex = _WHOLE if known else re.compile(pattern)
     wanted = names if known is None else filter(set(known).__contains__, names)
     return (match for name in wanted if (match := regex.fullmatch(name)))
+
+
+def expand(match: re.Match[str], to: str, shift: tuple[int, ...] = ()) -> str:
+    """A template with the match's groups in it, some of them as other numbers.
+
+    Raises:
+        re.error: a group that there is not, or that is to be shifted and is no number.
+
+    >>> expand(re.fullmatch(r"block(\\d+)", "block12"), r"layer\\1", (-1,))
+    'layer11'
+    """
+    to = re.sub(r"\\(\d+)", r"\\g<\1>", to) if shift else to
+    for group, added in enumerate(shift, 1):
+        text = match[group] if group <= match.re.groups else None
+        if added and not re.fullmatch(r"[0-9]{1,18}", text or ""):
+            raise re.error(f"shift: expected a number in group {group}, found {text!r}")
+        if added:
+            to = to.replace(rf"\g<{group}>", str(int(text or 0) + added))
+    return match.expand(to)
 
 
 def literal(names: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ from hubstate.transforms.nodes import (
     Node,
     Outcome,
     each,
+    expand,
     literal,
     made,
     matches,
@@ -48,7 +49,7 @@ def apply_rule(rule: Any, nodes: Mapping[str, Node]) -> Outcome:
 @apply_rule.register
 def _rename(rule: Rename, nodes: Mapping[str, Node]) -> Outcome:
     if isinstance(rule.rename, str):
-        renamed = {m.string: m.expand(rule.to) for m in matches(rule.rename, nodes)}
+        renamed = {m.string: expand(m, rule.to, rule.shift) for m in matches(rule.rename, nodes)}
         absent = []
     else:
         renamed = {old: new for old, new in rule.rename.items() if old in nodes}

@@ -5,6 +5,8 @@
     builders.py      register_model: a function that makes an architecture -> a public builder
     wrapper.py       what that adds to the function: pretrained=, and the weights it names
     catalogue.py     catalogue.toml: which weights exist for which builder
+    listing.py       a catalogue file, read and checked
+    inputs.py        what may be said of a model's images
     create.py        create_model, list_models: builders by name
     index.py         the library's own builders, by family
     parts.py         where their heads and stages are, as data

@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -24,8 +24,10 @@ from torch.nn.functional import interpolate
 from hubstate.errors import InvalidManifest
 from hubstate.hub import open_release
 from hubstate.strictjson import Json
-from hubstate.zoo.catalogue import entries
+from hubstate.zoo.builders import Registration
+from hubstate.zoo.catalogue import CatalogueEntry, entries, find_entry
 from hubstate.zoo.create import find_builder
+from hubstate.zoo.inputs import input_problems
 from hubstate.zoo.origin import preprocessing_of
 
 __all__ = ["ModelInfo", "Preprocessing", "model_info", "preprocess"]
@@ -57,25 +59,9 @@ class Preprocessing:
     """The share of the resized image, from side to side, that the crop keeps."""
 
     def __post_init__(self) -> None:
-        if problems := list(self._problems()):
+        stated = {item.name: getattr(self, item.name) for item in fields(self)}
+        if problems := list(input_problems(stated)):
             raise InvalidManifest("; ".join(f"preprocessing: {problem}" for problem in problems))
-
-    def _problems(self) -> list[str]:
-        channels = self.input_size[0]
-        found = []
-        if min(self.input_size) < 1:
-            found.append(f"input_size: expected sizes from 1, found {self.input_size}")
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if values and len(values) != channels:
-                found.append(f"{name}: expected {channels} numbers, found {len(values)}")
-        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or 0 in self.std:
-            found.append(f"mean, std: expected numbers, found {self.mean}, {self.std}")
-        if self.interpolation not in _MODES:
-            found.append(f"interpolation: expected {', '.join(_MODES)}, not {self.interpolation!r}")
-        if not 0 < self.crop_pct <= 1:
-            found.append(f"crop_pct: expected more than 0, 1 at most, found {self.crop_pct}")
-        return found
 
     @classmethod
     def parse(cls, data: Mapping[str, Json]) -> Preprocessing:
@@ -209,11 +195,14 @@ class ModelInfo:
     metrics: Mapping[str, Json] = field(default_factory=dict)
 
 
-def model_info(name: str, *, registry: str | None = None) -> ModelInfo:
+def model_info(
+    name: str, *, tag: bool | str | None = None, registry: str | None = None
+) -> ModelInfo:
     """What a builder's inputs must be like, or a release's, with its labels and metrics.
 
     Args:
         name: a builder's name as in ``list_models()``, or a reference, which has a ``/``.
+        tag: weights of the catalogue, for which a builder is asked; True for the default ones.
         registry: a folder or URL instead of the configured registry, for a reference.
 
     Raises:
@@ -225,23 +214,39 @@ def model_info(name: str, *, registry: str | None = None) -> ModelInfo:
     >>> info.preprocessing.input_size, info.preprocessing.crop_pct, info.arguments["in_chans"]
     ((3, 224, 224), 0.875, 3)
     """
-    return _release_info(name, registry) if "/" in name else _builder_info(name)
+    _check_tag(name, tag)
+    return _release_info(name, registry) if "/" in name else _builder_info(name, tag)
 
 
-def _builder_info(name: str) -> ModelInfo:
+def _builder_info(name: str, tag: bool | str | None) -> ModelInfo:
     registration = find_builder(name).registration
     parameters = inspect.signature(registration.function).parameters.values()
     known = sorted(
         (entry for entry in (*registration.weights, *entries()) if entry.builder == name),
         key=lambda entry: not entry.default,
     )
+    entry = _entry(registration, tag)
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     return ModelInfo(
         name=name,
         builder=registration.name,
-        arguments={p.name: p.default for p in parameters if p.default is not p.empty},
-        preprocessing=_parsed(registration.preprocessing),
+        arguments={**defaults, **(entry.arguments if entry else {})},
+        preprocessing=_parsed(_stated(name, tag)),
         weights=tuple(dict.fromkeys(entry.tag for entry in known)),
+        license=entry.license if entry else None,
+        metrics=entry.metrics if entry else {},
     )
+
+
+def _entry(registration: Registration, tag: bool | str | None) -> CatalogueEntry | None:
+    if tag is None or tag is False:
+        return None
+    return find_entry(registration.name, tag, own=registration.weights)
+
+
+def _check_tag(what: object, tag: bool | str | None) -> None:
+    if tag is not None and not (isinstance(what, str) and "/" not in what):
+        raise TypeError(f"tag: it goes with a builder's name, not with {what!r:.80}")
 
 
 def _release_info(reference: str, registry: str | None) -> ModelInfo:
@@ -260,12 +265,16 @@ def _release_info(reference: str, registry: str | None) -> ModelInfo:
     )
 
 
-def preprocess(what: str | nn.Module | Mapping[str, Json], **changes: Any) -> Preprocessing:
+def preprocess(
+    what: str | nn.Module | Mapping[str, Json], *, tag: bool | str | None = None, **changes: Any
+) -> Preprocessing:
     """The function that makes images into a model's input.
 
     Args:
         what: a builder's name; a reference; a model that a registered builder made; or the
             preprocessing itself as a mapping.
+        tag: weights of the catalogue, for which a builder is asked; True for the default ones. A
+            model with such weights needs none.
         changes: fields of :class:`Preprocessing` that replace what is stated, such as
             ``input_size=(3, 288, 288)``.
 
@@ -278,10 +287,11 @@ def preprocess(what: str | nn.Module | Mapping[str, Json], **changes: Any) -> Pr
     >>> preprocess("resnet18")(photograph).shape
     torch.Size([3, 224, 224])
     """
+    _check_tag(what, tag)
     if isinstance(what, nn.Module):
         stated = preprocessing_of(what)
     elif isinstance(what, str):
-        stated = _stated(what)
+        stated = _stated(what, tag)
     else:
         stated = what
     if not stated and not changes:
@@ -289,9 +299,11 @@ def preprocess(what: str | nn.Module | Mapping[str, Json], **changes: Any) -> Pr
     return Preprocessing.parse({**stated, **changes})
 
 
-def _stated(name: str) -> Mapping[str, Json]:
+def _stated(name: str, tag: bool | str | None) -> Mapping[str, Json]:
     if "/" not in name:
-        return find_builder(name).registration.preprocessing
+        registration = find_builder(name).registration
+        entry = _entry(registration, tag)
+        return {**registration.preprocessing, **(entry.preprocessing if entry else {})}
     manifest = open_release(name).manifest
     return manifest.preprocessing if manifest else {}
 

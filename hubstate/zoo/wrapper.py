@@ -18,7 +18,7 @@ from hubstate.filters import Filter, check_filter
 from hubstate.lock import model_pin
 from hubstate.strictjson import Json
 from hubstate.zoo.catalogue import CatalogueEntry, Source, choose
-from hubstate.zoo.origin import builder_record, remember, remember_report
+from hubstate.zoo.origin import builder_record, preprocessing_of, remember, remember_report
 from hubstate.zoo.spelling import spelled
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ def _make_pretrained(
             raise
     skipped.finish(model, loaded=frozenset(report.loaded))
     stated = release.manifest.preprocessing if release.manifest else {}
+    if not stated and source.preprocessing:
+        stated = {**preprocessing_of(model), **source.preprocessing}
     remember_report(model, report, preprocessing=stated)
     return model
 
