@@ -11,9 +11,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-__all__ = ["Filter", "Patterns", "check_filter", "only", "without"]
+__all__ = ["LEFT_OUT", "Filter", "Patterns", "besides", "check_filter", "only", "without"]
 
 Filter = Callable[[str, object], bool]
+
+LEFT_OUT = "_hubstate_left_out"
+"""Where a model keeps the paths of what it lacks of the whole network, whose weights it takes."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,6 +88,22 @@ def check_filter(filter: object) -> None:
     raise TypeError(
         f"filter: expected a function of a path and a leaf, found {filter!r:.80}: write {call}"
     )
+
+
+@dataclass(frozen=True)
+class _Besides:
+    paths: tuple[str, ...]
+    filter: Filter | None
+
+    def __call__(self, path: str, leaf: object) -> bool:
+        if any(path == each or path.startswith(f"{each}.") for each in self.paths):
+            return False
+        return self.filter is None or self.filter(path, leaf)
+
+
+def besides(paths: tuple[str, ...], filter: Filter | None) -> Filter | None:
+    """The filter that also leaves out some paths, and everything under them."""
+    return _Besides(paths, filter) if paths else filter
 
 
 def _compile(patterns: tuple[str, ...]) -> re.Pattern[str]:

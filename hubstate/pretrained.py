@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hubstate.collector import collection_paused
 from hubstate.errors import StructureMismatch
-from hubstate.filters import Filter, check_filter
+from hubstate.filters import LEFT_OUT, Filter, besides, check_filter
 from hubstate.hub import Release, open_release
 from hubstate.loading import LoadReport, assign_tensors, plan_entries
 from hubstate.manifest import Entry
@@ -59,7 +59,8 @@ def load_pretrained(
     Args:
         model: the module to load into; its dtypes, devices, ties and modes stay.
         reference: ``org/name@revision``.
-        filter: ``filter(path, leaf)`` says which names are loaded and checked.
+        filter: ``filter(path, leaf)`` says which names are loaded and checked. What a model of
+            ``features_only=True`` lacks of its network is left out as well.
         strict: also refuse tensors that only one side has; otherwise they are reported.
         rename: regular expressions and their replacements for the release's names.
         transforms: rules that make the model's tensors of the release's, before ``rename``; see
@@ -121,6 +122,7 @@ def load_release(
     """As :func:`load_pretrained`, from a release that is open already."""
     check_filter(filter)
     entries = tuple(entries_of(release))
+    filter = besides(getattr(model, LEFT_OUT, ()), filter)
     adaptation = None
     try:
         rules = [*_migration(release, migrations), *(transforms or ())]

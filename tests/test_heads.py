@@ -166,6 +166,10 @@ def test_weights_of_the_whole_network_load_into_its_front_part_with_an_account()
     assert report.skipped == ("fc.weight", "fc.bias")
     assert len(report.loaded) == len(model.state_dict())
     assert all(torch.equal(t, whole.state_dict()[k]) for k, t in model.state_dict().items())
+    later = create_model("resnet18_small", width=4, features_only=True)
+    assert hubstate.load_pretrained(later, "org/small") == report
+    only = hubstate.load_pretrained(later, "org/small", filter=hubstate.only("layer1", "fc"))
+    assert {path.split(".")[0] for path in only.loaded} == {"layer1"}
     part = create_model(
         "resnet18_small",
         width=4,

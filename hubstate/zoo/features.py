@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from hubstate.filters import LEFT_OUT
 from hubstate.zoo.parts import CHANNELS_LAST, STAGES
 
-if TYPE_CHECKING:
-    from hubstate.filters import Filter
-
-__all__ = ["FeatureInfo", "Features", "featured", "narrowed"]
+__all__ = ["FeatureInfo", "Features", "featured"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,8 +53,8 @@ class Features(nn.Module):
         self._channels_last = channels_last
         row = [path for path, _ in self._row(network)]
         *_, last = self._stages
-        self._left_out = tuple(row[row.index(last) + 1 :])
-        for path in self._left_out:
+        vars(self)[LEFT_OUT] = tuple(row[row.index(last) + 1 :])
+        for path in self.left_out:
             holder, _, name = path.rpartition(".")
             delattr(network.get_submodule(holder), name)
         for name, module in network.named_children():
@@ -66,7 +63,8 @@ class Features(nn.Module):
     @property
     def left_out(self) -> tuple[str, ...]:
         """The dotted paths of the modules that are not part of it."""
-        return self._left_out
+        paths: tuple[str, ...] = vars(self)[LEFT_OUT]
+        return paths
 
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
@@ -135,21 +133,3 @@ def _dressed(build: Callable[..., Any], function: Callable[..., Any]) -> Any:
     public: Any = build
     public.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
     return public
-
-
-@dataclass(frozen=True)
-class _Front:
-    """A filter that also leaves out what the front part of a network has not."""
-
-    filter: Filter | None
-    left_out: tuple[str, ...]
-
-    def __call__(self, path: str, leaf: object) -> bool:
-        if any(path == each or path.startswith(f"{each}.") for each in self.left_out):
-            return False
-        return self.filter is None or self.filter(path, leaf)
-
-
-def narrowed(model: nn.Module, filter: Filter | None) -> Filter | None:
-    """The filter to load weights of a whole network with; they fit its front part then."""
-    return _Front(filter, model.left_out) if isinstance(model, Features) else filter

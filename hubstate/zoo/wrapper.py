@@ -134,13 +134,11 @@ def _make_pretrained(
     from hubstate.errors import StructureMismatch
     from hubstate.hub import open_release
     from hubstate.pretrained import adaptation_of, load_release
-    from hubstate.zoo.features import narrowed
 
     with collection_paused(), skip_init() as skipped:
         model = make()
     with collection_paused():
         release = open_release(source.reference, registry=source.registry)
-        options = {**options, "filter": narrowed(model, options["filter"])}
         try:
             report = load_release(model, release, adapt=_sizes(model) if adapt else None, **options)
         except StructureMismatch as error:
