@@ -90,8 +90,10 @@ def tensor_records(manifest: Manifest) -> dict[str, TensorRecord]:
 
 
 def _meaning(old: Manifest, new: Manifest) -> tuple[str, ...]:
-    names = ("builder", "preprocessing", "labels", "metrics", "license", "probe", "structure")
-    return tuple(name for name in names if getattr(old, name) != getattr(new, name))
+    names = ["builder", "preprocessing", "labels", "metrics", "license", "probe", "structure"]
+    return tuple(
+        name for name in (*names, "transforms") if getattr(old, name) != getattr(new, name)
+    )
 
 
 def _form(record: TensorRecord) -> str:

@@ -20,8 +20,16 @@ import torch
 from torch import nn
 
 from hubstate.errors import GateRefused, HubstateError
-from hubstate.loading import assign_tensors, describe, plan_entries
-from hubstate.manifest import NAME, BuilderRecord, Manifest, parse, structure_hash, verify_file
+from hubstate.loading import assign_tensors, describe, plan_entries, transform_entries
+from hubstate.manifest import (
+    NAME,
+    BuilderRecord,
+    Entry,
+    Manifest,
+    parse,
+    structure_hash,
+    verify_file,
+)
 from hubstate.probe import check_probe
 from hubstate.weights import map_weights
 from hubstate.zoo.create import build
@@ -81,17 +89,23 @@ def _rebuild(record: BuilderRecord) -> nn.Module:
 
 
 def _differences(model: nn.Module, folder: Path, manifest: Manifest) -> Iterator[str]:
-    plan = plan_entries(model, manifest.structure, fresh=True)
+    entries: tuple[Entry, ...] = manifest.structure
+    there = None
+    if manifest.transforms:
+        there, entries = transform_entries(entries, manifest.transforms)
+    plan = plan_entries(model, entries, fresh=True)
     tensors: dict[str, torch.Tensor] = {}
     for file in manifest.files:
         if file.tensors:
             tensors |= map_weights(folder / file.path)
+    if there is not None:
+        tensors = there.apply(tensors)
     assign_tensors(plan, tensors)
     loaded = model.state_dict()
     for name, tensor in tensors.items():
         if not _same_bytes(loaded[name], tensor):
             yield f"{name}: the rebuilt model holds other values than the weights file"
-    if structure_hash(describe(model)) != manifest.structure_hash:
+    if there is None and structure_hash(describe(model)) != manifest.structure_hash:
         yield "the rebuilt model has another structure hash than the manifest"
     if manifest.probe:
         yield from check_probe(model, manifest.probe)

@@ -24,8 +24,10 @@ from hubstate.filters import LEFT_OUT, Filter, besides, check_filter
 from hubstate.hub import Release, open_release
 from hubstate.loading import LoadReport, assign_tensors, plan_entries
 from hubstate.manifest import Entry
+from hubstate.migrating import gather_rules
 from hubstate.naming import Rules
 from hubstate.reference import Reference
+from hubstate.report import with_rules
 from hubstate.weights import map_weights, read_weights
 
 if TYPE_CHECKING:
@@ -65,8 +67,10 @@ def load_pretrained(
         rename: regular expressions and their replacements for the release's names.
         transforms: rules that make the model's tensors of the release's, before ``rename``; see
             ``hubstate.transforms``.
-        migrations: transforms by the structure hash of the releases that they are for; where one
-            is for this release, it is applied before ``transforms``.
+        migrations: transforms by the structure hash of the releases that they are for, or by
+            ``has:`` and the name of a tensor that only those releases have; where one is for this
+            release, it is applied before ``transforms``, and what the release states of its own
+            before either. The report has all that were applied.
         adapt: ``num_classes``, ``in_chans`` and ``image_size`` of the model, where those of the
             release may be others; see ``hubstate.adapting``. The report names each tensor that
             this touches.
@@ -125,7 +129,10 @@ def load_release(
     filter = besides(getattr(model, LEFT_OUT, ()), filter)
     adaptation = None
     try:
-        rules = [*_migration(release, migrations), *(transforms or ())]
+        applied = gather_rules(
+            release.manifest, entries, migrations=migrations, transforms=transforms
+        )
+        rules = [rule for each in applied.values() for rule in each]
         there, offered = _transformed(entries, rules)
         if adapt:
             adaptation = adaptation_of(model, release, adapt, entries=offered)
@@ -142,16 +149,12 @@ def load_release(
             tensors |= {e.path: tensors[e.tied_to] for e in entries if e.tied_to in tensors}
             tensors = there.apply(tensors, names=plan.wanted)
         report = assign_tensors(plan, tensors)
+        if applied:
+            report = with_rules(report, applied)
         return report if adaptation is None else adaptation.tell(report)
     except StructureMismatch as error:
         issues = error.issues if adaptation is None else adaptation.explain(error.issues)
         raise StructureMismatch(issues, where=str(release.reference)) from None
-
-
-def _migration(release: Release, migrations: Mapping[str, Transforms] | None) -> Transforms:
-    if not migrations or release.manifest is None:
-        return ()
-    return migrations.get(str(release.manifest.structure_hash), ())
 
 
 def adaptation_of(

@@ -26,6 +26,8 @@ from hubstate.hub import open_registry, open_release, publish_files, tag_commit,
 from hubstate.manifest import Json, Manifest
 from hubstate.progress import step
 from hubstate.reference import Reference
+from hubstate.rules import Rules as Transforms
+from hubstate.rules import parse_rules
 from hubstate.scratch import scratch_folder
 from hubstate.staging import Description, preprocessing_of, recorded_builder, refusals, stage
 
@@ -96,6 +98,7 @@ def publish(
     builder: str | None = None,
     arguments: Mapping[str, Json] | None = None,
     weights_only: bool = False,
+    transforms: Transforms | None = None,
     metrics: Mapping[str, Json] | None = None,
     labels: Sequence[str] = (),
     preprocessing: Mapping[str, Json] | None = None,
@@ -125,6 +128,10 @@ def publish(
         arguments: what the builder is called with.
         weights_only: publish tensors without an architecture; then nobody can rebuild the model
             from the release alone, and the gate checks the bytes only.
+        transforms: rules that make the tensors of the builder's model of this one's, which are
+            published as they are: for weights in the layout that an architecture once had, or that
+            another library gives it. Whoever loads the release applies them; the gate does so too.
+            They are kept by name, without their patterns. See ``hubstate.transforms``.
         metrics: measured figures, such as ``{"accuracy": 0.991}``.
         labels: class names in the order of the output.
         preprocessing: ``input_size``, ``mean``, ``std`` …; the builder's own if not given.
@@ -171,6 +178,7 @@ def publish(
         probe=tuple(probe) if probe else None,
         probe_dtype=probe_dtype,
         weights_only=weights_only,
+        transforms=parse_rules(transforms or ()),
     )
     if problems := refusals(model, meaning, allow_nonfinite=allow_nonfinite):
         raise GateRefused(problems)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from hubstate.records import encode
+from hubstate.strictjson import Json
 
-__all__ = ["LoadReport"]
+if TYPE_CHECKING:
+    from hubstate.rules import Rule
+
+__all__ = ["LoadReport", "with_rules"]
 
 _SHOWN = 10
 
@@ -37,6 +41,9 @@ class LoadReport:
     """Path to (dtype in the source, dtype in the model), for those that differ."""
     drift: Mapping[str, tuple[object, object]] = field(default_factory=dict)
     """Path to (the model's plain data, the source's), for those that differ; ``()`` is none."""
+    rules: Mapping[str, tuple[Mapping[str, Json], ...]] = field(default_factory=dict)
+    """The transforms that were applied, in their order, by whose they are: the release's own, the
+    builder's migrations, the call's."""
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON data; plain data as in ``hubstate.records``."""
@@ -48,6 +55,7 @@ class LoadReport:
             "adapted": dict(self.adapted),
             "cast": {path: list(pair) for path, pair in self.cast.items()},
             "drift": {path: [encode(value) for value in pair] for path, pair in self.drift.items()},
+            "rules": {whose: list(rules) for whose, rules in self.rules.items()},
         }
 
     def __str__(self) -> str:
@@ -69,6 +77,21 @@ class LoadReport:
                 "drift",
                 [f"{path} ({_brief(a)}, not {_brief(b)})" for path, (a, b) in self.drift.items()],
             )
+
+        if self.rules:
+            from hubstate.rules import brief  # here, because few loads have any
+
+            yield (
+                "rules",
+                [f"{brief(r)} ({whose})" for whose, each in self.rules.items() for r in each],
+            )
+
+
+def with_rules(report: LoadReport, rules: Mapping[str, Sequence[Rule]]) -> LoadReport:
+    """The report of a load to which these rules were applied, by whose they are."""
+    from hubstate.rules import dump_rules  # here, because few loads have any
+
+    return replace(report, rules={whose: tuple(dump_rules(each)) for whose, each in rules.items()})
 
 
 def _capped(items: list[str]) -> str:

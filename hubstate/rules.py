@@ -25,6 +25,7 @@ __all__ = [
     "Rules",
     "Split",
     "Transpose",
+    "brief",
     "dump_rules",
     "names_in",
     "parse_rules",
@@ -296,3 +297,17 @@ def _dump(rule: Any) -> dict[str, Json]:
         for key, value in values.items()
         if key not in optional or value != optional[key]
     }
+
+
+def brief(rule: Mapping[str, Json]) -> str:
+    """A rule, as plain data, in few words, however many names it has.
+
+    >>> brief({"drop": r"fc\\..*"}), brief({"rename": {"a": "b", "c": "d"}})
+    ('drop fc\\\\..*', 'rename 2 names')
+    """
+    verb = next(iter(rule.keys() & _KINDS))
+    subject = rule[verb]
+    names = (names_in(subject) or ()) if isinstance(subject, str) else tuple(subject)  # type: ignore[arg-type]
+    if len(names) > 1:
+        return f"{verb} {len(names)} names"
+    return f"{verb} {names[0] if names else subject!s:.60}"

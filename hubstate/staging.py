@@ -16,8 +16,8 @@ from torch import nn
 
 from hubstate.blobs import reachable
 from hubstate.card import config_json, model_card
-from hubstate.errors import Damaged, GateRefused, InvalidSetting
-from hubstate.loading import describe
+from hubstate.errors import Damaged, GateRefused, InvalidSetting, StructureMismatch
+from hubstate.loading import describe, loadmodel
 from hubstate.manifest import (
     NAME,
     BuilderRecord,
@@ -29,12 +29,15 @@ from hubstate.manifest import (
 )
 from hubstate.probe import make_probe
 from hubstate.release import WEIGHTS
+from hubstate.rules import Rule
 from hubstate.strictjson import loads
+from hubstate.transforms import resolve
 from hubstate.walk import tensors_of
 from hubstate.walk.plain import fields_of, plain
 from hubstate.walk.traits import has_extra, unwrap
 from hubstate.weights import save_weights
 from hubstate.zoo.builders import builder_record, preprocessing_of, registered
+from hubstate.zoo.create import build
 
 __all__ = [
     "WEIGHTS",
@@ -67,6 +70,7 @@ class Description:
     probe: tuple[int, ...] | None
     probe_dtype: str
     weights_only: bool
+    transforms: tuple[Rule, ...]
 
 
 def recorded_builder(
@@ -97,6 +101,7 @@ def refusals(model: nn.Module, meaning: Description, *, allow_nonfinite: bool) -
     if not any(tensor.numel() for tensor in tensors.values()):
         problems.append("the model has no tensor with a value in it")
     problems += _refused_names(list(tensors))
+    problems += _refused_rules(tensors, meaning.transforms)
     problems += _refused_extras(unwrap(model))
     if not allow_nonfinite:
         problems += _nonfinite(tensors)
@@ -157,6 +162,15 @@ def _refused_names(names: list[str]) -> Iterator[str]:
         )
 
 
+def _refused_rules(
+    tensors: Mapping[str, torch.Tensor], transforms: tuple[Rule, ...]
+) -> Iterator[str]:
+    try:
+        resolve(transforms, tensors)
+    except StructureMismatch as error:
+        yield from (f"transforms: {issue}" for issue in error.issues)
+
+
 def _refused_extras(model: nn.Module) -> Iterator[str]:
     for path, module in model.named_modules():
         value = module.get_extra_state() if has_extra(module) else None
@@ -211,7 +225,8 @@ def stage(model: nn.Module, folder: Path, meaning: Description, *, repository: s
 
 def _stage(model: nn.Module, folder: Path, meaning: Description, repository: str) -> Manifest:
     path = folder / WEIGHTS
-    save_weights(path, tensors_of(model), metadata={"format": "pt"})
+    tensors = tensors_of(model)
+    save_weights(path, tensors, metadata={"format": "pt"})
     manifest = Manifest(
         structure=describe(model),
         files=(hash_weights(path),),
@@ -222,6 +237,8 @@ def _stage(model: nn.Module, folder: Path, meaning: Description, repository: str
         license=meaning.license,
         provenance={**provenance(), **meaning.provenance},
         probe=_probe(model, meaning),
+        # By name: what comes from a registry is never tried as a pattern.
+        transforms=resolve(meaning.transforms, tensors).exact,
     )
     (folder / NAME).write_bytes(dump(manifest))
     config = json.dumps(config_json(manifest), indent=2, sort_keys=True) + "\n"
@@ -229,6 +246,18 @@ def _stage(model: nn.Module, folder: Path, meaning: Description, repository: str
     card = model_card(repository, manifest, description=meaning.text)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return manifest
+
+
+def _computing(model: nn.Module, meaning: Description) -> nn.Module:
+    """The model, or what its builder makes of it where it does nothing but hold tensors."""
+    if meaning.builder is None or type(model).forward is not nn.Module.forward:
+        return model
+    rebuilt = build(meaning.builder)
+    try:
+        loadmodel(rebuilt, tensors_of(model), transforms=meaning.transforms)
+    except StructureMismatch as error:
+        raise GateRefused([str(issue) for issue in error.issues]) from None
+    return rebuilt
 
 
 def _probe(model: nn.Module, meaning: Description) -> Probe | None:
@@ -241,7 +270,7 @@ def _probe(model: nn.Module, meaning: Description) -> Probe | None:
     if not all(isinstance(side, int) and side > 0 for side in shape):
         raise GateRefused([f"probe: expected a shape of positive integers, found {shape}"])
     try:
-        return make_probe(model, shape, dtype=meaning.probe_dtype)
+        return make_probe(_computing(model, meaning), shape, dtype=meaning.probe_dtype)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         raise GateRefused([f"probe of shape {tuple(shape)}: {error}"]) from error
 

@@ -34,6 +34,7 @@ TORCH = [
     "probe",
     "deviation",
     "adapting",
+    "migrating",
 ]
 BOTH = ["pretrained", "zoo", "gate", "staging", "publishing", "pinning", "warm", "convert"]
 DOORS = ["__init__", "cli", "__main__"]

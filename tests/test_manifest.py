@@ -20,6 +20,7 @@ from hubstate.errors import InvalidManifest, InvalidWeights
 from hubstate.header import ITEM_SIZES, dump_header
 from hubstate.manifest import (
     CHUNK,
+    MINOR,
     BuilderRecord,
     Entry,
     FileRecord,
@@ -260,7 +261,7 @@ def test_unknown_keys_are_refused_in_this_version_and_skipped_in_a_newer_minor_o
     document["builder"]["novelty"] = 1
     with pytest.raises(InvalidManifest, match="novelty"):
         parse(json.dumps(document).encode())
-    assert parse(json.dumps(document | {"schema": "1.1"}).encode()) == example()
+    assert parse(json.dumps(document | {"schema": f"1.{MINOR + 1}"}).encode()) == example()
 
 
 @pytest.mark.parametrize(

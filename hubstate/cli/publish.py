@@ -21,6 +21,13 @@ __all__ = ["command"]
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The safetensors file to load, strictly, into what the builder makes.",
 )
+@click.option(
+    "--transforms",
+    "rules",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="JSON",
+    help="Rules from the file's tensors, published as they are, to the builder's.",
+)
 @click.option("--license", "license_id", required=True, metavar="SPDX", help="Such as apache-2.0.")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME=VALUE", help="A measured figure.")
 @click.option("--label", "labels", multiple=True, help="A class name; repeat in output order.")
@@ -39,6 +46,7 @@ def command(
     builder: str,
     arguments: tuple[str, ...],
     weights: Path,
+    rules: Path | None,
     license_id: str,
     metrics: tuple[str, ...],
     labels: tuple[str, ...],
@@ -69,20 +77,30 @@ def command(
     from hubstate.loading import loadmodel
     from hubstate.manifest import BuilderRecord
     from hubstate.publishing import publish
+    from hubstate.rules import read_rules
+    from hubstate.staging import preprocessing_of
     from hubstate.weights import read_weights
 
     given = pairs("--arg", arguments)
     model = rebuild(BuilderRecord(name=builder, arguments=given))
+    preprocessing = preprocessing_of(model)
+    tensors, transforms = read_weights(weights), read_rules(rules) if rules else ()
     try:
-        loadmodel(model, read_weights(weights))
+        loadmodel(model, tensors, transforms=transforms)
     except StructureMismatch as error:
         raise StructureMismatch(error.issues, where=str(weights)) from None
+    if transforms:
+        from hubstate.convert.holder import hold  # here, because few publish any
+
+        model = hold(tensors)
     publication = publish(
         model,
         repository,
         license=license_id,
         builder=builder,
         arguments=given,
+        transforms=transforms,
+        preprocessing=preprocessing,
         metrics=pairs("--metric", metrics),
         labels=labels,
         probe=_shape(probe),

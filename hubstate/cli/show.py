@@ -13,6 +13,7 @@ from hubstate.cli.output import as_json, show, size
 
 if TYPE_CHECKING:
     from hubstate.manifest import Entry, Manifest
+    from hubstate.strictjson import Json
     from hubstate.subject import Subject
 
 __all__ = ["command"]
@@ -59,6 +60,7 @@ def _facts(subject: Subject) -> dict[str, Any]:
         "preprocessing": dict(manifest.preprocessing),
         "provenance": dict(manifest.provenance),
         "probe": list(manifest.probe.shape) if manifest.probe else None,
+        "transforms": _rules(manifest),
         "structure_hash": None if subject.bare else str(manifest.structure_hash),
         "totals": _totals(manifest.structure),
         "structure": [
@@ -66,6 +68,18 @@ def _facts(subject: Subject) -> dict[str, Any]:
             for entry in manifest.structure
         ],
     }
+
+
+def _rules(manifest: Manifest) -> list[dict[str, Json]]:
+    from hubstate.rules import dump_rules
+
+    return dump_rules(manifest.transforms)
+
+
+def _brief(rules: list[dict[str, Json]]) -> str:
+    from hubstate.rules import brief
+
+    return ", ".join(map(brief, rules[:8])) + " …" * (len(rules) > 8)
 
 
 def _bytes(entry: Entry) -> int:
@@ -115,6 +129,7 @@ def _lines(subject: Subject) -> Iterator[tuple[str, str]]:
     labels = manifest.labels
     if labels:
         yield "labels", f"{len(labels)}: {', '.join(labels[:8])}" + " …" * (len(labels) > 8)
+    yield "transforms", _brief(_rules(manifest))
     yield "probe", f"an input of {manifest.probe.shape}" if manifest.probe else ""
     sizes = subject.sizes.items()
     yield "files", ", ".join(f"{name} {size(count or 0)}" for name, count in sizes)

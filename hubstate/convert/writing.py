@@ -49,7 +49,8 @@ def export_weights(
         subject: see ``hubstate.subject.open_subject``.
         path: the file, or the folder for ``to="folder"``.
         to: folder, pth, npz, hdf5 or safetensors.
-        transforms: rules for the names and shapes that are written.
+        transforms: rules for the names and shapes that are written, after the release's own,
+            which make them those of its builder.
         widen: bfloat16 and float8, which NumPy and HDF5 lack, as float32.
         force: replace what is there.
 
@@ -82,7 +83,8 @@ def _tensors(subject: Subject) -> dict[str, Tensor]:
     ties = {e.path: e.tied_to for e in subject.manifest.structure if e.is_tensor and e.tied_to}
     named = {**stored, **{name: stored[first] for name, first in ties.items() if first in stored}}
     order = [entry.path for entry in subject.manifest.structure if entry.path in named]
-    return {name: named[name] for name in dict.fromkeys([*order, *named])}
+    found = {name: named[name] for name in dict.fromkeys([*order, *named])}
+    return resolve(subject.manifest.transforms, found).apply(found)
 
 
 def _for_numpy(tensors: Mapping[str, Tensor], *, widen: bool) -> dict[str, Tensor]:

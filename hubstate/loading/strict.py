@@ -27,7 +27,7 @@ from hubstate.loading.source import Source, read_entries, read_tree
 from hubstate.loading.writing import assign, write
 from hubstate.manifest import Entry
 from hubstate.naming import Rules
-from hubstate.report import LoadReport
+from hubstate.report import LoadReport, with_rules
 
 if TYPE_CHECKING:
     from hubstate.transforms import Rules as Transforms
@@ -86,7 +86,7 @@ def loadmodel(
     """
     source = _transformed(read_tree(src), transforms)
     plan = make_plan(dst, source, filter=filter, strict=strict, rename=rename)
-    return write(plan.agreed())
+    return _told(write(plan.agreed()), transforms)
 
 
 def check(
@@ -121,7 +121,8 @@ def check(
     2 loaded
     """
     source = _transformed(read_entries(entries), transforms)
-    return make_plan(model, source, filter=filter, strict=strict, rename=rename).agreed().report
+    plan = make_plan(model, source, filter=filter, strict=strict, rename=rename)
+    return _told(plan.agreed().report, transforms)
 
 
 def plan_entries(
@@ -188,3 +189,11 @@ def _transformed(source: Source, transforms: Transforms | None) -> Source:
     from hubstate.loading.transforming import transformed  # here, because few loads have any
 
     return transformed(source, transforms)
+
+
+def _told(report: LoadReport, transforms: Transforms | None) -> LoadReport:
+    if not transforms:
+        return report
+    from hubstate.rules import parse_rules
+
+    return with_rules(report, {"call": parse_rules(transforms)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hubstate.digest import Digest
 from hubstate.manifest.files import FileRecord
@@ -11,14 +12,20 @@ from hubstate.manifest.meaning import BuilderRecord, Probe
 from hubstate.manifest.structure import Entry, structure_hash
 from hubstate.strictjson import Json
 
+if TYPE_CHECKING:
+    from hubstate.rules import Rule
+
 __all__ = ["MINOR", "NAME", "SCHEMA", "Manifest"]
 
 NAME = "hubstate.json"
 """The manifest's file name in a release."""
 SCHEMA = 1
 """The major version of the schema: readers of another one cannot read it."""
-MINOR = 0
-"""The minor version: later ones only add keys, which this reader then skips."""
+MINOR = 1
+"""The minor version: later ones only add keys, which this reader then skips.
+
+1.1 has ``transforms``. A manifest without any is written as 1.0, as it always was.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +42,8 @@ class Manifest:
     """An SPDX expression."""
     provenance: Mapping[str, Json] = field(default_factory=dict)
     probe: Probe | None = None
+    transforms: tuple[Rule, ...] = ()
+    """Rules that make the tensors of the builder's model of those that are stored, by name."""
     schema: int = SCHEMA
 
     @property

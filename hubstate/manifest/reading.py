@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hubstate.errors import InvalidManifest
 from hubstate.manifest.agreement import check_agreement
@@ -20,6 +20,9 @@ from hubstate.manifest.meaning import BuilderRecord, Probe, ProbeOutput
 from hubstate.manifest.structure import TENSOR_KINDS, Entry, make_entry
 from hubstate.manifest.tensors import read_tensors
 from hubstate.strictjson import at, loads
+
+if TYPE_CHECKING:
+    from hubstate.rules import Rule
 
 __all__ = ["parse", "read_structure"]
 
@@ -69,8 +72,9 @@ may read this one), found '2.0'
     """
     document = loads(data, what=NAME, max_bytes=MAX_BYTES, error=InvalidManifest)
     top = Fields(document, "")
-    newer = _is_newer(top)
-    top.check_keys(_KEYS, newer=newer)
+    minor = _minor(top)
+    newer = minor > MINOR
+    top.check_keys(_KEYS | {"transforms"} if minor else _KEYS, newer=newer)
     manifest = Manifest(
         structure=read_structure(top.items("structure"), newer),
         files=tuple(_file(file, newer) for file in top.objects("files")),
@@ -81,19 +85,20 @@ may read this one), found '2.0'
         license=top.text("license", ""),
         provenance=top.mapping("provenance"),
         probe=_probe(top.optional("probe"), newer),
+        transforms=_transforms(top.items("transforms", [])),
     )
     check_agreement(manifest, top.digest("structure_hash"))
     return manifest
 
 
-def _is_newer(top: Fields) -> bool:
+def _minor(top: Fields) -> int:
     text = top.text("schema", limit=32)
     match = _SCHEMA.match(text)
     if not match:
         fail("schema", "a version such as '1.0'", text)
     if int(match[1]) != SCHEMA:
         fail("schema", f"version {SCHEMA} (a newer hubstate may read this one)", text)
-    return int(match[2]) > MINOR
+    return int(match[2])
 
 
 def read_structure(items: list[Any], newer: bool = False) -> tuple[Entry, ...]:
@@ -194,6 +199,14 @@ def _labels(items: list[Any]) -> tuple[str, ...]:
         if type(label) is not str:
             fail(at("labels", index), "text", label)
     return tuple(items)
+
+
+def _transforms(items: list[Any]) -> tuple[Rule, ...]:
+    if not items:
+        return ()
+    from hubstate.manifest.transforms import read_transforms  # here, because few have any
+
+    return read_transforms(items)
 
 
 def _probe(fields: Fields | None, newer: bool) -> Probe | None:

@@ -54,7 +54,7 @@ def dump(manifest: Manifest) -> bytes:
 
 def _parts(manifest: Manifest) -> dict[str, str]:
     """Each top-level key with its JSON text."""
-    return {
+    parts = {
         "builder": _line(_builder(manifest.builder)),
         "files": _array(map(_file, manifest.files)),
         "labels": _array(map(_line, manifest.labels)),
@@ -63,10 +63,15 @@ def _parts(manifest: Manifest) -> dict[str, str]:
         "preprocessing": _mapping(manifest.preprocessing),
         "probe": _line(_probe(manifest.probe)),
         "provenance": _mapping(manifest.provenance),
-        "schema": _line(f"{SCHEMA}.{MINOR}"),
+        "schema": _line(f"{SCHEMA}.{MINOR if manifest.transforms else 0}"),
         "structure": _array(_line(write_entry(entry)) for entry in manifest.structure),
         "structure_hash": _line(str(manifest.structure_hash)),
     }
+    if manifest.transforms:
+        from hubstate.rules import dump_rules  # here, because few manifests have any
+
+        parts["transforms"] = _array(map(_line, dump_rules(manifest.transforms)))
+    return parts
 
 
 def _file(file: FileRecord) -> str:

@@ -11,6 +11,7 @@ from hubstate.errors import InvalidSetting
 from hubstate.filters import Filter
 from hubstate.hub import Release
 from hubstate.lock import LockFile, Pin, model_pin, reference_pin
+from hubstate.manifest import Manifest
 from hubstate.reference import Reference
 from hubstate.zoo.catalogue import choose
 from hubstate.zoo.create import find_builder
@@ -79,9 +80,22 @@ def chosen_tensors(release: Release, name: str, filter: Filter | None) -> list[s
         raise InvalidSetting(
             f"{release.reference}: {name}: a filter needs a manifest, and there is none"
         )
-    passing = {e.tied_to or e.path for e in release.manifest.structure if filter(e.path, None)}
+    passing = _passing(release.manifest, filter)
     chosen = [tensor.name for tensor in record.tensors if tensor.name in passing]
     return chosen if len(chosen) < len(record.tensors) else None
+
+
+def _passing(manifest: Manifest, filter: Filter) -> set[str]:
+    """The stored tensors that a filter of the model's names lets pass."""
+    entries = manifest.structure
+    ties = {entry.path: entry.tied_to for entry in entries if entry.tied_to}
+    names: Iterable[str] = [entry.path for entry in entries if filter(entry.path, None)]
+    if manifest.transforms:
+        from hubstate.loading import transform_entries  # here, because few releases have any
+
+        there, offered = transform_entries(entries, manifest.transforms)
+        names = there.needs(entry.path for entry in offered if filter(entry.path, None))
+    return {ties.get(name, name) for name in names}
 
 
 def wanted_size(release: Release, name: str, filter: Filter | None) -> int:

@@ -19,8 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from hubstate.digest import Digest
-from hubstate.errors import InvalidSetting
+from hubstate.migrating import check_migrations
 from hubstate.reference import Reference
 from hubstate.strictjson import Json
 from hubstate.zoo.catalogue import CatalogueEntry
@@ -98,7 +97,8 @@ def register_model(
         preprocessing: what the inputs must be like: ``input_size``, ``mean``, ``std`` …
         weights: references by tag, such as ``{"v1": "org/name@v1"}``; the first is the default.
         migrations: after a refactor: the transforms that lead from what the architecture was to
-            what it is, by the structure hash of what it was. Old releases keep loading by them.
+            what it is, by the structure hash of what it was, or by ``has:`` and the name of a
+            tensor that only the old one has. Old releases keep loading by them.
         head: dotted paths of the layers with an output for each class, for ``classifier`` and
             ``backbone``.
 
@@ -124,7 +124,7 @@ def register_model(
             source=_source(function),
             preprocessing=dict(preprocessing or {}),
             weights=tuple(_own_entries(chosen, weights or {})),
-            migrations=_checked(migrations or {}),
+            migrations=check_migrations(migrations or {}),
             head=(head,) if isinstance(head, str) else tuple(head),
         )
         _check_name(registration)
@@ -152,19 +152,6 @@ def _own_entries(builder: str, weights: Mapping[str, str]) -> Iterable[Catalogue
         yield CatalogueEntry(
             builder=builder, tag=tag, reference=Reference.parse(reference), default=number == 0
         )
-
-
-def _checked(migrations: Mapping[str, Transforms]) -> Mapping[str, Transforms]:
-    if not migrations:
-        return {}
-    from hubstate.transforms import parse_rules  # here, because few builders have any
-
-    for digest in migrations:
-        try:
-            Digest.parse(digest)
-        except ValueError as error:
-            raise InvalidSetting(f"migrations: expected the hash of a structure: {error}") from None
-    return {digest: parse_rules(rules) for digest, rules in migrations.items()}
 
 
 def _check_name(registration: Registration) -> None:

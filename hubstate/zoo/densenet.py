@@ -12,6 +12,10 @@ Names, shapes and outputs are those of torchvision's models, so weights go both 
     │   ├── transition1 … transition3     half the channels, half the size
     │   └── norm5                                                           H/32 × W/32
     └── classifier                        after the mean over all positions: (N, num_classes)
+
+Once a layer's parts were called ``norm.1`` … ``conv.2`` there, and so they are in the files that
+torchvision publishes to this day. A migration makes ``norm1`` … ``conv2`` of them:
+https://github.com/pytorch/vision/blob/main/torchvision/models/densenet.py, ``_load_state_dict``
 """
 
 from __future__ import annotations
@@ -30,6 +34,11 @@ from hubstate.zoo.variants import photographs, variant
 __all__ = ["DenseNet", "densenet121", "densenet161", "densenet169", "densenet201"]
 
 _BOTTLENECK = 4  # times the growth
+_MIGRATIONS = {
+    "has:features.denseblock1.denselayer1.norm.1.weight": (
+        {"rename": r"(.*\.denselayer\d+\.(?:norm|conv))\.([12])\.(.*)", "to": r"\1\2.\3"},
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +145,14 @@ def _transition(inputs: int) -> nn.Sequential:
 
 
 def _variant(name: str, plan: Plan, *, about: str) -> Builder[DenseNet]:
-    return variant(DenseNet, plan, name=name, about=about, preprocessing=photographs())
+    return variant(
+        DenseNet,
+        plan,
+        name=name,
+        about=about,
+        preprocessing=photographs(),
+        migrations=_MIGRATIONS,
+    )
 
 
 densenet121 = _variant(

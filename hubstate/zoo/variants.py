@@ -25,6 +25,8 @@ from hubstate.zoo.features import featured
 if TYPE_CHECKING:
     from torch import nn
 
+    from hubstate.rules import Rules as Transforms
+
 __all__ = ["photographs", "variant"]
 
 M = TypeVar("M", bound="nn.Module")
@@ -37,6 +39,7 @@ def variant(
     name: str,
     about: str,
     preprocessing: Mapping[str, Json],
+    migrations: Mapping[str, Transforms] | None = None,
 ) -> Builder[M]:
     """The builder of one row of a table, registered by name.
 
@@ -47,6 +50,7 @@ def variant(
         name: the builder's name, and what its module calls it.
         about: the builder's docstring.
         preprocessing: what the images must be like.
+        migrations: for releases of what the architecture was, as ``register_model`` takes them.
 
     Raises:
         ValueError: another builder has the name.
@@ -61,7 +65,8 @@ def variant(
     build.__module__ = make.__module__
     build.__doc__ = about
     cast(Any, build).__signature__ = signature.replace(parameters=own)
-    return register_model(name=name, preprocessing=preprocessing)(featured(name)(build))
+    register = register_model(name=name, preprocessing=preprocessing, migrations=migrations)
+    return register(featured(name)(build))
 
 
 def photographs(

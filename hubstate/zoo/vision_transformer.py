@@ -15,6 +15,10 @@ of a patch, D the width::
     ├── encoder.layers          attention and perceptron, with a shortcut around each
     ├── encoder.ln
     └── heads.head              of the class token: (N, num_classes)
+
+Once the layers of a perceptron were called ``mlp.linear_1`` and ``mlp.linear_2`` there, and files
+of that time have these names. A migration makes ``mlp.0`` and ``mlp.3`` of them:
+https://github.com/pytorch/vision/pull/6053
 """
 
 from __future__ import annotations
@@ -41,6 +45,12 @@ __all__ = [
     "vit_l_32",
 ]
 
+_MIGRATIONS = {
+    "has:encoder.layers.encoder_layer_0.mlp.linear_1.weight": (
+        {"rename": r"(.*\.mlp)\.linear_1\.(.*)", "to": r"\1.0.\2"},
+        {"rename": r"(.*\.mlp)\.linear_2\.(.*)", "to": r"\1.3.\2"},
+    )
+}
 _norm = partial(LayerNorm, eps=1e-6)
 
 
@@ -159,7 +169,14 @@ class VisionTransformer(nn.Module):
 def _variant(
     name: str, plan: Plan, *, about: str, preprocessing: dict[str, Json]
 ) -> Builder[VisionTransformer]:
-    return variant(VisionTransformer, plan, name=name, about=about, preprocessing=preprocessing)
+    return variant(
+        VisionTransformer,
+        plan,
+        name=name,
+        about=about,
+        preprocessing=preprocessing,
+        migrations=_MIGRATIONS,
+    )
 
 
 vit_b_16 = _variant(
