@@ -70,7 +70,7 @@ class Description:
     probe: tuple[int, ...] | None
     probe_dtype: str
     weights_only: bool
-    transforms: tuple[Rule, ...]
+    transforms: tuple[Rule, ...] = ()
 
 
 def recorded_builder(

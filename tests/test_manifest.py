@@ -36,6 +36,7 @@ from hubstate.manifest import (
     structure_hash,
     verify_file,
 )
+from hubstate.rules import parse_rules
 
 Path_ = tuple[str | int, ...]
 ABSENT = object()
@@ -116,11 +117,34 @@ def example() -> Manifest:
     )
 
 
+RULES = [
+    {"rename": {"embed.weight": "tokens.weight", "count": "steps"}},
+    {"rename": r"head\.empty", "to": "none\\\\of\\\\it"},
+    {"transpose": r"a\.kernel|b\.kernel", "order": [1, 0]},
+    {"reshape": "cls", "shape": [1, -1]},
+    {"flip": "conv", "axes": [2, 3]},
+    {"split": "qkv", "to": ["q", "k", "v"], "axis": 0, "sizes": [1, 2, 1]},
+    {"fuse": ["w1", "w2"], "to": "w12", "axis": 1},
+    {"fold": "bn", "into": "conv", "eps": 1e-3},
+    {"drop": r"num_batches\.tracked"},
+    {"fallback": "head", "to": "head_dist", "value": 0},
+    {"channels": "stem", "count": 1},
+    {"interpolate": "pos", "grid": [24, 24], "prefix": 1},
+]
+"""One of each, by name."""
+
+
+def later() -> Manifest:
+    """The example, and everything that version 1.1 has beside."""
+    return replace(example(), transforms=parse_rules(RULES))
+
+
 # ---------------------------------------------------------------- writing and reading
 
 
 def test_what_is_written_is_read_back() -> None:
     assert parse(dump(example())) == example()
+    assert parse(dump(later())) == later()
     assert parse(dump(Manifest())) == Manifest()
 
 
@@ -129,6 +153,18 @@ def test_equal_manifests_give_equal_bytes() -> None:
     other = replace(one, metrics=dict(reversed(list(one.metrics.items()))))
     assert dump(one) == dump(other)
     assert dump(parse(dump(one))) == dump(one)
+    assert dump(parse(dump(later()))) == dump(later())
+
+
+def test_a_manifest_says_of_itself_the_first_version_that_can_read_it() -> None:
+    assert json.loads(dump(example()))["schema"] == "1.0"
+    assert json.loads(dump(later()))["schema"] == "1.1"
+    assert later().structure_hash == example().structure_hash
+    document = json.loads(dump(later())) | {"schema": "1.0"}
+    with pytest.raises(InvalidManifest, match="only the keys"):
+        parse(json.dumps(document).encode())
+    assert not VALIDATOR.is_valid(document)
+    assert parse(json.dumps(document | {"transforms": [], "schema": "1.1"}).encode()) == example()
 
 
 def test_each_entry_is_a_line_so_that_manifests_diff_well() -> None:
@@ -188,6 +224,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         license=draw(NAMES),
         provenance=draw(MAPPINGS),
         builder=draw(st.none() | st.builds(BuilderRecord, name=st.just("b"), arguments=MAPPINGS)),
+        transforms=parse_rules(draw(st.lists(st.sampled_from(RULES), max_size=3))),
     )
 
 
@@ -214,13 +251,13 @@ def test_a_manifest_that_cannot_be_read_is_not_written() -> None:
 
 
 def test_there_is_a_golden_file() -> None:
-    assert [path.name for path in GOLDEN] == ["manifest-v1.0.json"]
+    assert [path.name for path in GOLDEN] == ["manifest-v1.0.json", "manifest-v1.1.json"]
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
-def test_golden_files_load_for_ever(path: Path) -> None:
+@pytest.mark.parametrize(("path", "meant"), [*zip(GOLDEN, (example(), later()), strict=True)])
+def test_golden_files_load_for_ever(path: Path, meant: Manifest) -> None:
     data = path.read_bytes()
-    assert parse(data) == example()
+    assert parse(data) == meant
     assert dump(parse(data)) == data
     VALIDATOR.validate(json.loads(data))
 
@@ -460,8 +497,36 @@ def _places(value: Any, path: Path_) -> None:
             PLACES.append((*path, key))
 
 
-_places(json.loads(dump(example())), ())
+_places(json.loads(dump(later())), ())
 ODD_VALUES = JSON | st.sampled_from([[], {}, -1, 2**62, 1e308, "..", "", [[[]]], {"a": {}}])
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (
+            {"rename": r"(a+)+b", "to": "c"},
+            r"transforms\[0\]\.rename: expected names, and no pattern",
+        ),
+        ({"drop": "a.b"}, r"transforms\[0\]\.drop: expected names"),
+        ({"drop": "a|"}, r"transforms\[0\]\.drop: expected names"),
+        ({"drop": "("}, r"\.drop: expected names"),
+        ({"fuse": ["a", "b.*"], "to": "c"}, r"\.fuse: expected names"),
+        ({"fuse": ["a", "b"], "to": r"\1c"}, r"\.to: expected names"),
+        ({"split": "a", "to": ["b", r"\g<0>"]}, r"\.to: expected names"),
+        ({"fold": "a", "into": r"\1"}, r"\.into: expected names"),
+        ({"novelty": "a"}, "expected one of rename"),
+        ({"drop": "a", "novelty": 1}, "novelty: unknown"),
+        ({"drop": 1}, "expected text"),
+        ("drop", "expected one of rename"),
+    ],
+)
+@pytest.mark.parametrize("schema", ["1.1", "1.9"])
+def test_a_rule_that_is_none_or_has_a_pattern_is_refused(rule: Any, said: str, schema: str) -> None:
+    data = changed(transforms=[rule], schema=schema)
+    with pytest.raises(InvalidManifest, match=said) as caught:
+        parse(data)
+    assert len(str(caught.value)) < 400
 
 
 @settings(max_examples=150)
@@ -469,7 +534,7 @@ ODD_VALUES = JSON | st.sampled_from([[], {}, -1, 2**62, 1e308, "..", "", [[[]]],
 def test_any_alteration_is_refused_by_one_error_or_read_as_it_stands(
     changes: list[tuple[Path_, Any]],
 ) -> None:
-    document = json.loads(dump(example()))
+    document = json.loads(dump(later()))
     for path, value in changes:
         place = document
         try:
@@ -492,7 +557,7 @@ def test_any_alteration_is_refused_by_one_error_or_read_as_it_stands(
 @settings(max_examples=150)
 @given(st.data())
 def test_any_change_of_bytes_is_refused_by_one_error_or_read(data: st.DataObject) -> None:
-    text = bytearray(dump(example()))
+    text = bytearray(dump(later()))
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(text)))
         stop = start + data.draw(st.integers(0, 40))
@@ -509,6 +574,8 @@ def test_any_change_of_bytes_is_refused_by_one_error_or_read(data: st.DataObject
         b'{"schema":"1.0","structure":' + b"[" * 500_000,
         changed(metrics={"x": "y" * 5_000_000, "z": [0] * 500_000}, novelty=1),
         changed(structure=[{"path": "a", "kind": "none"}] * 100_000),
+        changed(transforms=[{"drop": "a"}] * 100_000, schema="1.1"),
+        changed(transforms=[{"drop": "a|" * 1_000_000 + "(a*)*b"}], schema="1.1"),
         changed(
             structure=[{"path": str(i), "kind": "module", "tied_to": "x"} for i in range(9999)]
         ),
@@ -518,7 +585,19 @@ def test_any_change_of_bytes_is_refused_by_one_error_or_read(data: st.DataObject
         b"[]",
         b"",
     ],
-    ids=["deep", "huge", "same", "ties", "blank", "binary", "null", "list", "empty"],
+    ids=[
+        "deep",
+        "huge",
+        "same",
+        "rules",
+        "pattern",
+        "ties",
+        "blank",
+        "binary",
+        "null",
+        "list",
+        "empty",
+    ],
 )
 def test_hostile_bytes_are_refused_quickly(data: bytes) -> None:
     started = time.perf_counter()

@@ -230,6 +230,7 @@ from toys import toy
 before = set(sys.modules)
 toy(pretrained="org/toy")
 print(*sorted(set(sys.modules) - before))
+assert not {"hubstate.adapting", "hubstate.rules", "hubstate.transforms"} & set(sys.modules)
 """
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from dataclasses import fields
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from toys import toy
 
 import hubstate
 from hubstate.errors import InvalidSetting, StructureMismatch
+from hubstate.rules import Rule, names_in
 from hubstate.transforms import Transformation, dump_rules, parse_rules, resolve
 
 
@@ -170,6 +173,20 @@ def test_a_rule_that_means_nothing_is_refused(rule: Any, said: str) -> None:
         parse_rules("drop")  # type: ignore[arg-type]
 
 
+KINDS = {kind.verb: {item.name: str(item.type) for item in fields(kind)} for kind in get_args(Rule)}
+
+
+def patterns_of(rule: Any) -> list[str]:
+    subject = getattr(rule, rule.verb)
+    return (
+        [subject]
+        if isinstance(subject, str)
+        else [*map(re.escape, subject)]
+        if isinstance(subject, dict)
+        else list(subject)
+    )
+
+
 RULES: list[dict[str, Any]] = [
     {"rename": r"(.*)\.w(\d)", "to": r"\2/\1"},
     {"rename": {"n": "m"}},
@@ -198,6 +215,105 @@ def test_what_can_be_undone_is_undone_exactly(rules: list[dict[str, Any]]) -> No
     after = there.apply(tensors)
     back = parse_rules(json.loads(json.dumps(dump_rules(there.inverse()))))
     assert same(made(list(back), after), tensors)  # type: ignore[arg-type]
+
+
+FIELDS = {
+    "order": st.lists(st.integers(-3, 3), max_size=3),
+    "shape": st.lists(st.sampled_from([-1, 0, 2, 2**62]), max_size=3),
+    "axes": st.lists(st.integers(-3, 3), max_size=2),
+    "axis": st.sampled_from([0, 1, -1, 9, 2**62]),
+    "sizes": st.lists(st.sampled_from([-1, 0, 1, 2, 2**62]), max_size=3),
+    "grid": st.lists(st.sampled_from([-1, 0, 1, 3, 2**62]), max_size=3),
+    "prefix": st.sampled_from([-1, 0, 1, 2**62]),
+    "count": st.sampled_from([-1, 0, 1, 5, 1 << 16, 2**62]),
+    "value": st.sampled_from([0, -1.5, 1e308]),
+    "eps": st.sampled_from([0, -1, 1e-5]),
+}
+SUBJECTS = st.sampled_from(["a", "b|c", "d", "bn", "i", "gone"])
+
+
+@st.composite
+def odd_rules(draw: st.DrawFn) -> dict[str, Any]:
+    """Rules that mean something by themselves, and not much together."""
+    verb = draw(st.sampled_from(sorted(KINDS)))
+    rule: dict[str, Any] = {verb: draw(SUBJECTS)}
+    to: st.SearchStrategy[Any] = st.sampled_from(["a", "d", "new"])
+    for name, kind in KINDS[verb].items():
+        if name in ("to", "into"):
+            rule[name] = draw(st.lists(to, max_size=3) if "tuple" in kind else to)
+        elif name == "fuse":
+            rule[name] = draw(st.lists(SUBJECTS, max_size=2))
+        elif name != verb and draw(
+            st.booleans() | st.just(name in ("shape", "axes", "grid", "count"))
+        ):
+            rule[name] = draw(FIELDS[name])
+    return rule
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(odd_rules(), max_size=4))
+def test_whatever_rules_say_they_fit_or_are_a_mismatch(rules: list[dict[str, Any]]) -> None:
+    """And what fits is what its form says, however it is hit: nothing grows without bound."""
+    tensors = {
+        "a": numbered(2, 2), "b": numbered(3), "c": numbered(3), "d": numbered(1, 5, 2),
+        "bn.running_mean": numbered(2), "bn.running_var": numbered(2), "d.weight": numbered(2, 1),
+        "i": torch.arange(2), "e": numbered(0, 3), "s": torch.tensor(1.0),
+    }  # fmt: skip
+    try:
+        there = resolve(rules, tensors)
+    except (StructureMismatch, InvalidSetting) as error:
+        assert str(error)
+        return
+    found = there.apply(tensors)
+    assert {n: (t.shape, t.dtype) for n, t in found.items()} == {
+        n: (t.shape, t.dtype) for n, t in there.forms.items()
+    }
+    again = resolve(there.exact, tensors).apply(tensors)
+    assert found.keys() == again.keys()
+    assert all(
+        torch.equal(
+            again[n],
+            t,
+        )
+        or t.isnan().any()
+        for n, t in found.items()
+    )
+
+
+def test_rules_by_name_do_what_the_patterns_do() -> None:
+    tensors = {
+        "a.q.w": numbered(6, 2), "b.q.w": numbered(6, 2), "x.kernel": numbered(2, 3),
+        "y+z.kernel": numbered(2, 3), "old": numbered(1), "x.bias": numbered(2),
+    }  # fmt: skip
+    rules = [
+        {"split": r"(.)\.q\.w", "to": [r"\1.q", r"\1.k", r"\1.v"]},
+        {"fuse": [r"(.)\.k", r"(.)\.v"], "to": r"\1.kv"},
+        {"transpose": r".*kernel"},
+        {"rename": r"(.*)\.kernel", "to": r"\1.weight"},
+        {"fallback": r"(.*)\.bias", "to": r"\1.more", "value": 1},
+        {"drop": "o.*"},
+    ]
+    there = resolve(rules, tensors)
+    assert all(names_in(p) for r in there.exact for p in patterns_of(r))
+    again = resolve(there.exact, tensors)
+    assert same(dict(again.apply(tensors)), dict(there.apply(tensors)))
+    assert again.exact == there.exact
+
+
+def test_rules_may_follow_one_another_thousands_of_times() -> None:
+    tensors = {"a": numbered(2, 3)}
+    there = resolve([{"transpose": "a"}] * 3000, tensors)
+    assert torch.equal(there.apply(tensors)["a"], tensors["a"])
+    twice = [{"fuse": ["a", "b"], "to": "c"}, {"fallback": "c", "to": "a"}, {"rename": {"c": "b"}}]
+    with pytest.raises(StructureMismatch, match="larger than all of the source"):
+        resolve(twice * 40, {"a": numbered(2), "b": numbered(2)})
+
+
+def test_a_group_that_the_pattern_lacks_is_an_error() -> None:
+    with pytest.raises(StructureMismatch, match="invalid group reference"):
+        resolve([{"rename": "(a)", "to": r"\2"}], {"a": numbered(1)})
+    with pytest.raises(StructureMismatch, match="several parts are to be called q"):
+        resolve([{"split": "a", "to": ["q", "q"]}], {"a": numbered(2)})
 
 
 def test_what_loses_values_cannot_be_undone() -> None:

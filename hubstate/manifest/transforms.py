@@ -7,7 +7,7 @@ names its tensors, and what it makes of them. They are written that way when a r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from hubstate.errors import InvalidManifest
@@ -32,16 +32,16 @@ def read_transforms(items: list[Any]) -> tuple[Rule, ...]:
         fail("transforms", f"{_MOST} rules at most", items)
     for number, item in enumerate(items):
         place = at("transforms", number)
+        for key, text in _patterns(item):  # first: to compile a pattern takes time, too
+            fail(at(place, key), "names, and no pattern", text)
         for problem in problems_of(item):
             raise InvalidManifest(f"{NAME}: {place}: {problem}")
-        for key, text in _patterns(item):
-            fail(at(place, key), "names, and no pattern", text)
     return parse_rules(items)
 
 
-def _patterns(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _patterns(item: Any) -> Iterator[tuple[str, str]]:
     """What is no name, with its key."""
-    for key, value in item.items():
+    for key, value in item.items() if isinstance(item, dict) else ():
         texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
         for text in texts:
             if isinstance(text, str) and not _is_exact(key, text):
