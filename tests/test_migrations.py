@@ -234,7 +234,7 @@ def test_rules_that_do_not_lead_to_the_builder_s_model_are_refused(
     (tmp_path / NAME).write_bytes(dump(changed))
     assert [problem for problem in inspect(tmp_path) if problem.startswith("probe")]
     (tmp_path / NAME).write_bytes(dump(replace(manifest, transforms=())))
-    assert "norm.1.weight: unexpected" in inspect(tmp_path)[0]
+    assert "denselayer1.norm1.weight: missing" in inspect(tmp_path)[0]
 
 
 def test_a_rule_that_matches_nothing_is_not_published(release: nn.Module) -> None:
