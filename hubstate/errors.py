@@ -120,6 +120,8 @@ class StructureMismatch(HubstateError, ValueError):
         lines += [f"  {issue}" for issue in self.issues[: self.SHOWN]]
         if count > self.SHOWN:
             lines.append(f"  … and {count - self.SHOWN} more ({rest})")
+        if count and all(issue.kind == "structure" for issue in self.issues):
+            lines.append("every tensor fits; strict='tensors' compares nothing else")
         return "\n".join(lines)
 
 

@@ -10,10 +10,24 @@ import fnmatch
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
-__all__ = ["LEFT_OUT", "Filter", "Patterns", "besides", "check_filter", "only", "without"]
+__all__ = [
+    "LEFT_OUT",
+    "Filter",
+    "Patterns",
+    "Strict",
+    "besides",
+    "check_filter",
+    "check_strict",
+    "only",
+    "without",
+]
 
 Filter = Callable[[str, object], bool]
+Strict: TypeAlias = bool | Literal["tensors"]
+"""What must be on both sides of a load: True, tensors and children; "tensors", tensors alone, so
+that activations and other children that hold none may differ; False, nothing."""
 
 LEFT_OUT = "_hubstate_left_out"
 """Where a model keeps the paths of what it lacks of the whole network, whose weights it takes."""
@@ -104,6 +118,16 @@ class _Besides:
 def besides(paths: tuple[str, ...], filter: Filter | None) -> Filter | None:
     """The filter that also leaves out some paths, and everything under them."""
     return _Besides(paths, filter) if paths else filter
+
+
+def check_strict(strict: object) -> None:
+    """Refuse what is none of the three, before anything is done with it.
+
+    Raises:
+        TypeError: the message names the three.
+    """
+    if not isinstance(strict, bool) and strict != "tensors":
+        raise TypeError(f"strict: expected True, False or 'tensors', found {strict!r:.80}")
 
 
 def _compile(patterns: tuple[str, ...]) -> re.Pattern[str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hubstate.collector import collection_paused
 from hubstate.errors import StructureMismatch
-from hubstate.filters import LEFT_OUT, Filter, besides, check_filter
+from hubstate.filters import LEFT_OUT, Filter, Strict, besides, check_filter, check_strict
 from hubstate.hub import Release, open_release
 from hubstate.loading import LoadReport, assign_tensors, plan_entries
 from hubstate.manifest import Entry
@@ -43,7 +43,7 @@ def load_pretrained(
     reference: str | Reference,
     *,
     filter: Filter | None = None,
-    strict: bool = True,
+    strict: Strict = True,
     rename: Rules | None = None,
     transforms: Transforms | None = None,
     migrations: Mapping[str, Transforms] | None = None,
@@ -63,7 +63,8 @@ def load_pretrained(
         reference: ``org/name@revision``.
         filter: ``filter(path, leaf)`` says which names are loaded and checked. What a model of
             ``features_only=True`` lacks of its network is left out as well.
-        strict: also refuse tensors that only one side has; otherwise they are reported.
+        strict: also refuse tensors and parameter-free children that only one side has, or with
+            "tensors" the tensors alone; otherwise they are reported.
         rename: regular expressions and their replacements for the release's names.
         transforms: rules that make the model's tensors of the release's, before ``rename``; see
             ``hubstate.transforms``.
@@ -94,6 +95,7 @@ def load_pretrained(
     2 loaded
     """
     check_filter(filter)
+    check_strict(strict)
     with collection_paused():
         release = open_release(reference, registry=registry)
         return load_release(
@@ -115,7 +117,7 @@ def load_release(
     release: Release,
     *,
     filter: Filter | None = None,
-    strict: bool = True,
+    strict: Strict = True,
     rename: Rules | None = None,
     transforms: Transforms | None = None,
     migrations: Mapping[str, Transforms] | None = None,
@@ -125,6 +127,7 @@ def load_release(
 ) -> LoadReport:
     """As :func:`load_pretrained`, from a release that is open already."""
     check_filter(filter)
+    check_strict(strict)
     entries = tuple(entries_of(release))
     filter = besides(getattr(model, LEFT_OUT, ()), filter)
     adaptation = None

@@ -17,7 +17,8 @@ from test_hub_sources import SOURCES, golden, label, line
 from test_peers import theirs  # noqa: F401 (a fixture)
 from torch import nn
 
-from hubstate import Preprocessing, loadmodel, preprocess
+from hubstate import Preprocessing, StructureMismatch, describe, loadmodel, preprocess
+from hubstate.loading import plan_entries
 from hubstate.zoo.catalogue import CatalogueEntry
 from hubstate.zoo.create import create_model
 
@@ -76,6 +77,19 @@ def test_images_are_made_as_for_the_evaluation(
         crop = (stated.test_input_size or stated.input_size)[1]
         resize, mode = int(crop / (stated.test_crop_pct or stated.crop_pct)), stated.interpolation
     assert found == (crop, resize, mode, tuple(stated.mean), tuple(stated.std))
+
+
+@pytest.mark.parametrize("builder", ["densenet121", "inception_v3", "resnet50", "seresnet50"])
+def test_timm_s_model_takes_our_release_where_tensors_alone_are_compared(
+    builder: str, timm: Any
+) -> None:
+    (entry, *_) = (entry for entry in SOURCES if entry.builder == builder)
+    with torch.device("meta"):
+        model, ours = made(timm, entry), create_model(builder)
+    with pytest.raises(StructureMismatch, match="every tensor fits; strict='tensors'"):
+        plan_entries(model, describe(ours), fresh=True)
+    plan = plan_entries(model, describe(ours), fresh=True, strict="tensors")
+    assert set(plan.wanted) == model.state_dict().keys()
 
 
 @pytest.mark.parametrize("builder", ["vgg11_bn", "regnet_x_400mf", "regnet_y_400mf"])

@@ -13,6 +13,7 @@ import torch
 from loads import Holder, bits, both, issues, net, weight
 from torch import Tensor, nn
 
+import hubstate
 from hubstate.errors import StructureMismatch
 from hubstate.loading import LoadReport, loadmodel, state
 
@@ -284,6 +285,41 @@ def test_a_child_without_parameters_on_one_side_is_an_error(form: Any) -> None:
         loadmodel(dst, form(src), strict=False)
         assert bits(dst) == bits(src)
     loadmodel(with_act(), without_act().state_dict())
+
+
+@pytest.mark.parametrize("form", [lambda model: model, state])
+def test_tensors_alone_are_compared_if_that_is_asked_for(form: Any) -> None:
+    for dst, src in ((with_act(), without_act()), (without_act(), with_act())):
+        with pytest.raises(StructureMismatch, match="every tensor fits; strict='tensors'"):
+            loadmodel(dst, form(src))
+        report = loadmodel(dst, form(src), strict="tensors")
+        assert report.loaded == ("0.weight", "0.bias")
+        assert bits(dst) == bits(src)
+    more = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    for dst, src in ((without_act(), more), (more, without_act())):
+        assert {path for path, _ in issues(dst, form(src), strict="tensors")} == {
+            "2.weight",
+            "2.bias",
+        }
+        with pytest.raises(StructureMismatch) as caught:
+            loadmodel(dst, form(src))
+        assert "every tensor fits" not in str(caught.value)
+    with pytest.raises(StructureMismatch, match="filter"):
+        loadmodel(more, form(more), strict="tensors", filter=hubstate.only("nothing"))
+    with pytest.raises(StructureMismatch, match="rename"):
+        loadmodel(more, form(more), strict="tensors", rename={"nothing": "x"})
+
+
+@pytest.mark.parametrize("strict", ["tensor", 2, None])
+def test_another_strictness_is_refused(strict: Any) -> None:
+    expected = r"strict: expected True, False or 'tensors', found "
+    for load in (
+        lambda: loadmodel(nn.Linear(1, 1), nn.Linear(1, 1), strict=strict),
+        lambda: hubstate.load_pretrained(nn.Linear(1, 1), "org/none", strict=strict),
+        lambda: hubstate.create_model("resnet18_small", strict=strict),
+    ):
+        with pytest.raises(TypeError, match=expected):
+            load()
 
 
 def test_a_name_without_state_stands_for_a_child_without_parameters() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from hubstate.errors import Issue
-from hubstate.filters import Filter
+from hubstate.filters import Filter, Strict, check_strict
 from hubstate.loading.matching import Matcher
 from hubstate.loading.plan import Extra, Plan, show
 from hubstate.loading.selection import BEARING, Selection, children_of, leaf_of, parents_of
@@ -29,7 +29,7 @@ def make_plan(
     source: Source,
     *,
     filter: Filter | None = None,
-    strict: bool = True,
+    strict: Strict = True,
     rename: Rules | None = None,
     fresh: bool = False,
 ) -> Plan:
@@ -39,7 +39,8 @@ def make_plan(
         dst: the module, or container, that is to be written.
         source: what there is to write.
         filter: asked once for each name; what it excludes is exempt from every check.
-        strict: a tensor on one side only is a difference.
+        strict: a tensor on one side only is a difference, and so is a child without tensors,
+            unless it is "tensors".
         rename: regular expression to replacement, for the source's names.
         fresh: the model's tensors are to be replaced, so that they may be on the meta device.
 
@@ -47,6 +48,7 @@ def make_plan(
         TypeError: ``dst`` is neither a module nor a container.
     """
     refuse_scalar(dst)
+    check_strict(strict)
     found = rows(dst, records=bool(source.records) or filter is not None)
     modules = {path for path, kind, _, _ in found if kind == "module"}
     source, issues = _translate(source, rename, modules, strict)
@@ -57,7 +59,7 @@ def make_plan(
 
 
 def _translate(
-    source: Source, rename: Rules | None, modules: set[str], strict: bool
+    source: Source, rename: Rules | None, modules: set[str], strict: Strict
 ) -> tuple[Source, list[Issue]]:
     tensors, others = [*source.tensors, *source.extras], [*source.children, *source.records]
     naming, unused = find_naming(tensors, others, rename, modules)
@@ -69,7 +71,7 @@ def _translate(
 
 class _Planner:
     def __init__(
-        self, dst: Any, found: list[Row], source: Source, wants: Selection, strict: bool
+        self, dst: Any, found: list[Row], source: Source, wants: Selection, strict: Strict
     ) -> None:
         self.dst = dst
         self.found = found
@@ -96,7 +98,8 @@ class _Planner:
         self.match_leftovers()
         self.issues += self.refusals()
         if self.strict:
-            self.issues += self.structure()
+            if self.strict != "tensors":
+                self.issues += self.structure()
             if self.wants.is_empty:
                 detail = f"{self.wants.filter!r} selects none of {self.wants.tensors} tensors"
                 self.issues.append(Issue("(filter)", "filter", detail))

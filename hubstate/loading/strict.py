@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hubstate.filters import Filter
+from hubstate.filters import Filter, Strict
 from hubstate.loading.plan import Plan
 from hubstate.loading.planning import make_plan
 from hubstate.loading.source import Source, read_entries, read_tree
@@ -40,7 +40,7 @@ def loadmodel(
     src: Any,
     *,
     filter: Filter | None = None,
-    strict: bool = True,
+    strict: Strict = True,
     rename: Rules | None = None,
     transforms: Transforms | None = None,
 ) -> LoadReport:
@@ -58,8 +58,9 @@ def loadmodel(
         filter: ``filter(path, leaf)`` says which names are loaded and checked. It is asked once
             about each name of the model, and of the source where the model has none; a child
             without parameters is shown as ``()``. See ``hubstate.only`` and ``hubstate.without``.
-        strict: also refuse tensors and parameter-free children that only one side has. Otherwise
-            they are left alone and reported; what is on both sides must fit all the same.
+        strict: also refuse tensors and parameter-free children that only one side has; with
+            "tensors", the tensors alone. Otherwise they are left alone and reported; what is on
+            both sides must fit all the same.
         rename: regular expressions and their replacements, applied in turn to the source's names.
         transforms: rules that make the model's tensors of the source's, before ``rename``; see
             ``hubstate.transforms``. Plain data is not compared then.
@@ -94,7 +95,7 @@ def check(
     entries: Iterable[Entry],
     *,
     filter: Filter | None = None,
-    strict: bool = True,
+    strict: Strict = True,
     rename: Rules | None = None,
     transforms: Transforms | None = None,
 ) -> LoadReport:
@@ -130,7 +131,7 @@ def plan_entries(
     entries: Iterable[Entry],
     *,
     filter: Filter | None = None,
-    strict: bool = True,
+    strict: Strict = True,
     rename: Rules | None = None,
     fresh: bool = False,
 ) -> Plan:
@@ -158,7 +159,7 @@ def assign_tensors(
     tensors: Mapping[str, Tensor],
     *,
     filter: Filter | None = None,
-    strict: bool = True,
+    strict: Strict = True,
     rename: Rules | None = None,
 ) -> LoadReport:
     """``loadmodel`` for a model that was just built: the tensors themselves become its own.

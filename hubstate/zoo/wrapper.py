@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from hubstate.errors import GateRefused
-from hubstate.filters import Filter, check_filter
+from hubstate.filters import Filter, Strict, check_filter, check_strict
 from hubstate.lock import model_pin
 from hubstate.strictjson import Json
 from hubstate.zoo.catalogue import CatalogueEntry, Source, choose
@@ -42,7 +42,7 @@ class Builder(Protocol[M_co]):
         *,
         pretrained: bool | str = False,
         filter: Filter | None = None,
-        strict: bool = True,
+        strict: Strict = True,
         adapt: bool = False,
         prefault: bool = False,
         copy: bool = False,
@@ -87,7 +87,7 @@ def wrap(registration: Registration) -> Builder[Any]:
         *,
         pretrained: bool | str = False,
         filter: Filter | None = None,
-        strict: bool = True,
+        strict: Strict = True,
         adapt: bool = False,
         prefault: bool = False,
         copy: bool = False,
@@ -96,6 +96,7 @@ def wrap(registration: Registration) -> Builder[Any]:
         pretrained = spelled(registration.name, pretrained, arguments, signature=signature)
         _check_pretrained(pretrained)
         check_filter(filter)
+        check_strict(strict)
         if pretrained is False:
             return _make(registration, signature, arguments)
         source = _locked(registration, pretrained)
