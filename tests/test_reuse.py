@@ -180,6 +180,14 @@ def test_without_digests_nothing_is_taken_for_the_same(hub: Hub) -> None:
     assert hub.sent(NAME) == len(hub.files[NAME])
 
 
+def test_a_server_without_ranges_costs_the_whole_file(hub: Hub) -> None:
+    opened = release(hub)
+    hub.ranges = False
+    assert opened.path(NAME).read_bytes() == hub.files[NAME]
+    assert opened.source.traffic[NAME].reused == 0
+    assert left_behind() == []
+
+
 def test_nothing_is_looked_for_where_the_file_is_there(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ Place = tuple[Path, int]
 
 _DIGEST = re.compile(rb'"sha256:([0-9a-f]{64})"')
 _LEAST = 64 << 10  # bytes to be found in one release: next to every model has some zeros
-_EACH = 128 << 10  # missing bytes, which take as long as one more record of a commit, or longer
+_EACH = 256 << 10  # missing bytes, which take as long as one more record of a commit, or longer
 _SHARE = 8  # missing bytes, which take longer than searching one byte of a manifest
 _RECORDS, _BYTES = 64, 1 << 20  # that are always looked at
 

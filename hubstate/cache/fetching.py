@@ -35,7 +35,7 @@ from hubstate.transport.part import Part, adopt_run, runs_in, start_run
 
 __all__ = ["Remote", "Traffic", "fetch_ranges", "fetch_whole", "find_ranges"]
 
-_LEAST = 256 << 10  # bytes: what is missing, for it to be looked for in other releases
+_LEAST = 1 << 20  # bytes: what is missing, for it to be looked for in other releases
 _TWIN = 64 << 10  # bytes of a chunk that is in a file twice, for it to be fetched once
 _TRIES = 10
 
@@ -198,28 +198,25 @@ def _fill(
 ) -> Traffic:
     """Have the wanted ranges in a part, from the cache as far as it goes, or else fetched."""
     total = sum(b - a for a, b in wanted)
-    progress(max(0, total - _size(_missing(remote, part, wanted))))
+    missing = _missing(remote, part, wanted)
+    progress(max(0, total - _size(missing)))
     with reachable(f"{remote.what}: cannot be written to {part.folder}"):
         part.reserve(remote.size, [])
-        if remote.sealed:
-            _reuse(cache, remote, part, wanted, progress)
+        copied = _reuse(cache, remote, part, missing, progress) if remote.sealed else 0
         downloaded = 0
         while missing := _missing(remote, part, wanted):
-            once, twins = _twins(missing) if not downloaded else (missing, [])
-            part.reserve(remote.size, union((chunk.start, chunk.stop) for chunk in once))
-            transfer(remote.read, once, part, what=remote.what, progress=progress)
-            downloaded += _size(once)
+            once, twins = _twins(missing)
+            downloaded += _download(remote, part, once, copied, progress)
             part.copy(twins, part.path, progress=progress)
     return Traffic(downloaded=downloaded, reused=max(0, total - downloaded))
 
 
 def _reuse(
-    cache: Cache, remote: Remote, part: Part, wanted: Sequence[Range], progress: Hook
-) -> None:
-    """Copy chunks that are elsewhere in the cache, but for small ones between fetched ones."""
-    missing = _missing(remote, part, wanted)
+    cache: Cache, remote: Remote, part: Part, missing: Sequence[Chunk], progress: Hook
+) -> int:
+    """Copy chunks that are elsewhere in the cache, but for small ones between missing ones."""
     if _size(missing) < _LEAST:
-        return
+        return 0
     from hubstate.cache.donors import find_chunks
 
     places = find_chunks(cache, missing, near=remote.commit)
@@ -230,8 +227,15 @@ def _reuse(
         if chunk not in along and chunk.digest:
             path, start = places[chunk.digest]
             copies.setdefault(path, []).append((chunk, start))
-    for path, some in copies.items():
-        part.copy(some, path, progress=progress)
+    return sum(part.copy(some, path, progress=progress) for path, some in copies.items())
+
+
+def _download(
+    remote: Remote, part: Part, chunks: Sequence[Chunk], copied: int, progress: Hook
+) -> int:
+    part.reserve(remote.size, union((chunk.start, chunk.stop) for chunk in chunks))
+    transfer(remote.read, chunks, part, what=remote.what, unflushed=copied, progress=progress)
+    return _size(chunks)
 
 
 def _twins(chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[tuple[Chunk, int]]]:

@@ -49,6 +49,7 @@ def transfer(
     *,
     what: str,
     pace: Pace | None = None,
+    unflushed: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> None:
     """Fetch chunks into a part; what was verified before an error stays in its journal.
@@ -59,6 +60,7 @@ def transfer(
         part: takes the bytes and remembers what is right.
         what: in the errors' words.
         pace: how many connections to have.
+        unflushed: the bytes of the part that were written before, and have yet to reach the disk.
         progress: is told of verified bytes, from several threads, one at a time.
 
     Raises:
@@ -66,7 +68,7 @@ def transfer(
         HubstateError: whatever reading raises; the first of several errors.
         OSError: the part cannot be written.
     """
-    _Transfer(read, chunks, part, what, progress).run(pace or Pace())
+    _Transfer(read, chunks, part, what, unflushed, progress).run(pace or Pace())
 
 
 class _Transfer:
@@ -76,6 +78,7 @@ class _Transfer:
         chunks: Iterable[Chunk],
         part: Part,
         what: str,
+        unflushed: int,
         progress: Callable[[int], object] | None,
     ) -> None:
         self._read, self._part, self._what, self._progress = read, part, what, progress
@@ -83,7 +86,7 @@ class _Transfer:
         self._left = sum(chunk.size for run in self._queue for chunk in run)
         self._arrived = 0
         self._flowing: set[threading.Thread] = set()
-        self._flushed = 0
+        self._flushed = -unflushed
         self._flusher: threading.Thread | None = None
         self._suspects: set[int] = set()
         self._change = threading.Condition()

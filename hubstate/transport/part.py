@@ -125,7 +125,7 @@ class Part:
         source: Path,
         *,
         progress: Callable[[int], object] | None = None,
-    ) -> None:
+    ) -> int:
         """Take chunks over from another file, or from elsewhere in this one, if it has them.
 
         Every chunk is hashed once it is here, so that it does not matter what becomes of the
@@ -136,6 +136,9 @@ class Part:
             source: may be gone, cut off or damaged.
             progress: is told of the bytes that were right.
 
+        Returns:
+            How many bytes were right.
+
         Raises:
             OSError: this file cannot be written.
         """
@@ -144,17 +147,21 @@ class Part:
         try:
             descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError:
-            return
+            return 0
+        total = 0
         try:
             for batch in batches(copies):
                 for start, stop, at in join(batch):
                     copy_range(descriptor, self._descriptor, start=start, stop=stop, at=at)
                 right = self._right([chunk for chunk, _ in batch])
                 self.keep(right)
-                if progress and right:
-                    progress(sum(chunk.size for chunk in right))
+                count = sum(chunk.size for chunk in right)
+                total += count
+                if progress and count:
+                    progress(count)
         finally:
             os.close(descriptor)
+        return total
 
     def _right(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Those whose bytes are here, hashed now."""

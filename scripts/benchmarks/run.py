@@ -13,6 +13,7 @@ NAMES = (
     "hashing",
     "fetching",
     "warming",
+    "dedup",
     "server",
     "xet",
     "zoo",
