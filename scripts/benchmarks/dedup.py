@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import tempfile
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from harness import Row, Target, medians, report, run
-from serving import Server, find_nginx, nginx, registry
+from serving import Server, registry, slowed
 
-RATE = "2m"  # bytes a second of each connection: what a registry far away has to give
+RATE, LATENCY = 2e6, 0.04  # bytes a second of each connection, and seconds: a registry far away
 
 PUBLISH = """
 import torch, hubstate
@@ -73,21 +71,9 @@ def main(rounds: int) -> None:
         folder = Path(name)
         with registry(folder / "registry", "--public-metrics") as server:
             run(PUBLISH, environment=_environment(server, server, folder / "cache"))
-            with _slow(server, folder) as slow:
-                _measure("loopback", server, server, folder, rounds, least=0.9)
-                for label, front in slow.items():
-                    _measure(label, server, front, folder, rounds, least=2)
-
-
-@contextmanager
-def _slow(server: Server, folder: Path) -> Iterator[dict[str, Server]]:
-    """The same registry with a cap on each connection, where nginx can make one."""
-    if find_nginx() is None:
-        yield {}
-        return
-    site = f"location / {{ proxy_pass {server.url}; proxy_http_version 1.1; limit_rate {RATE}; }}"
-    with nginx(folder, site) as made:
-        yield {f"{RATE[:-1]} MB a second and connection": made}
+            _measure("loopback", server, server, folder, rounds, least=0.9)
+            with slowed(server, rate=RATE, latency=LATENCY) as slow:
+                _measure("a slow line", server, slow, folder, rounds, least=2)
 
 
 def _measure(
