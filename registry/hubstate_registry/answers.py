@@ -9,29 +9,27 @@ never sees what was before it. An answer is kept for one caller, address, query 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from hubstate_registry.auth import Principal
+from hubstate_registry.storage.glance import Glance
 
 __all__ = ["Answers", "Key", "key_of"]
 
-Key = tuple[str, bytes, bytes, str, bytes, str]
+Key = tuple[str, bytes, bytes, str, bytes, str, bytes]
 _MOST_BYTES, _MOST = 32 << 20, 4096
+_LONG = 4096  # bytes of a body
 
 
 class Answers:
     """What may be said again; used by the event loop's thread alone."""
 
-    def __init__(self, database: Path) -> None:
-        self._connection = sqlite3.connect(
-            database, isolation_level=None, check_same_thread=False, timeout=30
-        )
+    def __init__(self, glance: Glance) -> None:
+        self._glance = glance
         self._version: int | None = None
         self._bytes = 0
         self.facts: dict[object, object] = {}
@@ -45,7 +43,7 @@ class Answers:
         Call it first for each request. What was found out since a version may be kept only
         while that is still the version: it may be older than the change that ended it.
         """
-        version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        version = self._glance.version()
         if version != self._version:
             self._clear()
             self._version = version
@@ -73,16 +71,12 @@ class Answers:
             return
         if version != self._version:
             return
-        size = len(response.body) + 1024 if hasattr(response, "body") else 1024
+        size = 1024 + sum(map(len, key)) + len(getattr(response, "body", b""))
         if self._bytes + size > _MOST_BYTES or len(self._answers) >= _MOST:
             self._clear()
         if size <= _MOST_BYTES // 16:
             self._answers[key] = response
             self._bytes += size
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
 
     def _clear(self) -> None:
         self._answers.clear()
@@ -91,9 +85,11 @@ class Answers:
         self._bytes = 0
 
 
-def key_of(scope: Scope, headers: Mapping[bytes, bytes], principal: Principal) -> Key | None:
-    """What an answer may depend on; None if it may depend on more."""
-    if b"if-none-match" in headers:
+def key_of(
+    scope: Scope, headers: Mapping[bytes, bytes], principal: Principal, body: bytes
+) -> Key | None:
+    """What an answer may depend on; None if it may depend on more, or on much."""
+    if b"if-none-match" in headers or len(body) > _LONG:
         return None
     place = headers.get(b"host", b"")
     return (
@@ -103,6 +99,7 @@ def key_of(scope: Scope, headers: Mapping[bytes, bytes], principal: Principal) -
         principal.token,
         place,
         scope["scheme"],
+        body,
     )
 
 

@@ -24,14 +24,12 @@ class Application:
 
     def __init__(self, registry: Registry, dispatcher: Dispatcher) -> None:
         self.registry = registry
-        self._dispatcher = dispatcher
         self._http = Observer(dispatcher, registry.metrics)
 
     def close(self) -> None:
         """End what runs in the background, and close the database."""
         for extension in self.registry.extensions.values():
             extension.close()
-        self._dispatcher.answers.close()
         self.registry.storage.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

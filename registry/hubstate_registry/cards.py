@@ -75,6 +75,8 @@ def tags_of(card: Mapping[str, object]) -> list[str]:
     >>> tags_of({"license": "mit", "tags": ["vision"], "library_name": "timm"})
     ['timm', 'vision', 'license:mit']
     """
+    if not card:
+        return []
     found = [*_texts(card.get("library_name")), *_texts(card.get("pipeline_tag"))]
     found += [*_texts(card.get("tags")), *_texts(card.get("language"))]
     for name, prefix in [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -17,9 +17,10 @@ from hubstate_registry.limits import Bucket
 from hubstate_registry.metrics import Metrics
 from hubstate_registry.names import RepoId, encodes, parse_repo, shorten
 from hubstate_registry.settings import Settings
-from hubstate_registry.storage import Storage, references, repositories
+from hubstate_registry.storage import Storage, blobs, references, repositories
 from hubstate_registry.storage.blobs import Blob
 from hubstate_registry.storage.database import Connection
+from hubstate_registry.storage.glance import Beyond, Glance
 from hubstate_registry.storage.references import Actor
 from hubstate_registry.storage.repositories import Repository
 from hubstate_registry.storage.trees import Tree
@@ -27,12 +28,14 @@ from hubstate_registry.storage.trees import Tree
 if TYPE_CHECKING:
     from hubstate_registry.dispatch import Rule
 
-__all__ = ["Call", "Extension", "Later", "Moved", "Registry"]
+__all__ = ["Call", "Extension", "Moved", "Registry"]
 
 T = TypeVar("T")
+View = Connection | Glance
 _MOST_FACTS = 10_000
 _MOST_LETTERS = 200  # of a revision whose commit is remembered
 _FEW = 500  # files of a tree that take no time worth a thread
+_FEW_BLOBS = 20  # that are looked up one by one
 
 
 class Extension(Protocol):
@@ -76,17 +79,6 @@ class Moved(Exception):
         self.location = location
 
 
-class Later(Exception):
-    """Memory alone cannot answer this: let a thread answer it from the database."""
-
-
-class _NoDatabase:
-    """Stands for a connection where there shall be none."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise Later
-
-
 @dataclass(slots=True, kw_only=True)
 class Call:
     """One request, read as far as all routes need it."""
@@ -101,8 +93,8 @@ class Call:
     """The repository's id as it stands in the path, percent-encoded."""
     facts: dict[object, object] | None = None
     """What is known since the database last changed, where the answer may rest on that."""
-    in_memory: bool = False
-    """Whether this runs in the event loop, where nothing may wait, not even for the database."""
+    in_loop: bool = False
+    """Whether this runs in the event loop, where nothing may take long: a glance is all."""
 
     @property
     def storage(self) -> Storage:
@@ -117,13 +109,9 @@ class Call:
         return Actor(user=user, token=self.principal.token, request=request)
 
     def read(self) -> AbstractContextManager[Connection]:
-        """A view of the database.
-
-        Raises:
-            Later: something needs it that must not wait for it.
-        """
-        if self.in_memory:
-            return nullcontext(cast(Connection, _NoDatabase()))
+        """A view of the database; in the event loop a glance, which can do far less."""
+        if self.in_loop:
+            return nullcontext(cast(Connection, self.storage.glance))
         return self.storage.database.read()
 
     def write(self) -> AbstractContextManager[Connection]:
@@ -171,7 +159,7 @@ class Call:
         known = self.registry.settings.anonymous or self.principal.user is not None
         return known and not repository.private
 
-    def find(self, connection: Connection, id: RepoId, *, role: Role = Role.READ) -> Repository:
+    def find(self, connection: View, id: RepoId, *, role: Role = Role.READ) -> Repository:
         """The repository of this id, for a caller who has ``role`` in its namespace.
 
         Raises:
@@ -179,7 +167,13 @@ class Call:
             Unauthorized: the caller has no token and needs one.
             Forbidden: the caller may read it and not do this.
         """
-        found = self.known(("repository", id), lambda: repositories.find(connection, id))
+
+        def find() -> Repository | None:
+            if isinstance(connection, Glance):
+                return connection.repository(id)
+            return repositories.find(connection, id)
+
+        found = self.known(("repository", id), find)
         if found is None or not self.may_read(found):
             raise RepoNotFound(str(id))
         if role > Role.READ:
@@ -197,7 +191,7 @@ class Call:
         if self.principal.role(namespace) < role:
             raise Forbidden(f"Your token has no {role} access to {namespace or 'this repository'}")
 
-    def repository(self, connection: Connection, *, role: Role = Role.READ) -> Repository:
+    def repository(self, connection: View, *, role: Role = Role.READ) -> Repository:
         """The repository that the path names.
 
         Raises:
@@ -223,7 +217,7 @@ class Call:
         if repository.gated and self.principal.role(repository.id.namespace) < Role.READ:
             raise Gated(f"Access to model {repository.id} is restricted to members")
 
-    def commit(self, connection: Connection, repository: Repository) -> str:
+    def commit(self, connection: View, repository: Repository) -> str:
         """The commit of the path's revision, ``main`` if it has none.
 
         Raises:
@@ -235,13 +229,15 @@ class Call:
             raise BadRequest(f"no revision is called {shorten(revision)}")
 
         def resolve() -> str:
+            if isinstance(connection, Glance):
+                return connection.head(repository, branch=revision)
             return references.resolve(connection, repository, revision=revision)
 
         if len(revision) > _MOST_LETTERS:
             return resolve()
         return self.known(("commit", repository.number, revision), resolve)
 
-    def tree(self, connection: Connection, repository: Repository) -> tuple[str, Tree]:
+    def tree(self, connection: View, repository: Repository) -> tuple[str, Tree]:
         """The commit of the path's revision, and its files.
 
         Raises:
@@ -249,9 +245,21 @@ class Call:
         """
         commit = self.commit(connection, repository)
         tree = self.storage.tree(connection, repository, commit=commit)
-        if self.in_memory and len(tree) > _FEW:
-            raise Later
+        if self.in_loop and len(tree) > _FEW:
+            raise Beyond
         return commit, tree
+
+    def blobs(self, connection: View, digests: Iterable[str]) -> Mapping[str, Blob]:
+        """Where these bytes are, by their digests; without those that are not stored."""
+        facts = {} if self.facts is None else self.facts
+        wanted = set(digests)
+        missing = [digest for digest in wanted if ("blob", digest) not in facts]
+        found = {digest: cast(Blob, facts["blob", digest]) for digest in wanted.difference(missing)}
+        for blob in _find_blobs(connection, missing):
+            found[blob.sha256] = blob
+            if len(facts) < _MOST_FACTS:
+                facts["blob", blob.sha256] = blob
+        return found
 
     def known(self, key: Hashable, find: Callable[[], T]) -> T:
         """What is known, or what is found now, and then known until the database changes."""
@@ -267,3 +275,11 @@ class Call:
         query = self.request.scope["query_string"].decode("latin-1")
         moved: str = path.replace(f"/{self.raw_repo}", f"/{quote(str(id))}", 1)
         return f"{moved}?{query}" if query else moved
+
+
+def _find_blobs(connection: View, digests: Sequence[str]) -> Sequence[Blob]:
+    if not isinstance(connection, Glance):
+        return blobs.find_many(connection, digests)
+    if len(digests) > _FEW_BLOBS:
+        raise Beyond
+    return [connection.blob(digest) for digest in digests]

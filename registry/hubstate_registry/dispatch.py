@@ -22,11 +22,12 @@ from starlette.types import Receive, Scope, Send
 from hubstate_registry.answers import Answers, key_of
 from hubstate_registry.auth import ANONYMOUS, Principal
 from hubstate_registry.bodies import read_body
-from hubstate_registry.context import Call, Later, Moved, Registry
+from hubstate_registry.context import Call, Moved, Registry
 from hubstate_registry.errors import BadRequest, NoSuchRoute, RegistryError, Unauthorized
 from hubstate_registry.limits import check_headers
 from hubstate_registry.names import RESERVED
 from hubstate_registry.storage import accounts
+from hubstate_registry.storage.glance import Beyond
 
 __all__ = ["Dispatcher", "Rule", "refusal"]
 
@@ -60,7 +61,7 @@ class Dispatcher:
 
     def __init__(self, registry: Registry, rules: Sequence[Rule]) -> None:
         self.registry = registry
-        self.answers = Answers(registry.storage.database.path)
+        self.answers = Answers(registry.storage.glance)
         self._rules: dict[str, list[tuple[re.Pattern[str], Rule]]] = {}
         self._found: dict[tuple[str, bytes], tuple[Rule, re.Match[str]]] = {}
         for rule in rules:
@@ -86,10 +87,11 @@ class Dispatcher:
             headers = dict(reversed(scope["headers"]))  # of several, the first counts
             secret = headers.get(b"authorization", b"")
             principal = await self._admit(request, rule, header=secret, version=version)
-            key = key_of(scope, headers, principal) if rule.kept else None
+            data = await self._data(scope, receive, rule=rule)
+            key = key_of(scope, headers, principal, data) if rule.kept else None
             response = self.answers.get(key)
             if response is None:
-                call = await self._call(request, principal, rule=rule, match=match)
+                call = self._call(request, principal, rule=rule, match=match, data=data)
                 response = await _handle(rule, call)
                 self.answers.keep(key, response, version=version)
             return response
@@ -133,8 +135,14 @@ class Dispatcher:
             self.registry.requests.take(principal.token or _address(request))
         return principal
 
-    async def _call(
-        self, request: Request, principal: Principal, *, rule: Rule, match: re.Match[str]
+    def _call(
+        self,
+        request: Request,
+        principal: Principal,
+        *,
+        rule: Rule,
+        match: re.Match[str],
+        data: bytes,
     ) -> Call:
         return Call(
             registry=self.registry,
@@ -142,7 +150,7 @@ class Dispatcher:
             principal=principal,
             params={name: _decode(value) for name, value in match.groupdict("").items()},
             raw_repo=match.groupdict("").get("repo", ""),
-            body=await self._body(request.scope, request.receive, rule=rule),
+            body=_parse_body(data, rule),
             facts=self.answers.facts if rule.kept else None,
         )
 
@@ -165,18 +173,22 @@ class Dispatcher:
         with self.registry.storage.database.read() as connection:
             return accounts.authenticate(connection, secret)
 
-    async def _body(self, scope: Scope, receive: Receive, *, rule: Rule) -> object:
+    async def _data(self, scope: Scope, receive: Receive, *, rule: Rule) -> bytes:
         if rule.body == "none":
-            return None
+            return b""
         limits = self.registry.settings.limits
-        data = await read_body(scope, receive, limit=limits.json_bytes, limits=limits)
-        if rule.body == "json":
-            return parse_json(data)
-        try:
-            pairs = parse_qsl(data.decode(), keep_blank_values=True, max_num_fields=_FORM_FIELDS)
-        except ValueError as error:
-            raise BadRequest("the body is no form, or has too many fields") from error
-        return pairs
+        return await read_body(scope, receive, limit=limits.json_bytes, limits=limits)
+
+
+def _parse_body(data: bytes, rule: Rule) -> object:
+    if rule.body == "none":
+        return None
+    if rule.body == "json":
+        return parse_json(data)
+    try:
+        return parse_qsl(data.decode(), keep_blank_values=True, max_num_fields=_FORM_FIELDS)
+    except ValueError as error:
+        raise BadRequest("the body is no form, or has too many fields") from error
 
 
 async def _handle(rule: Rule, call: Call) -> Response:
@@ -184,10 +196,10 @@ async def _handle(rule: Rule, call: Call) -> Response:
         return await cast(Waiting, rule.handler)(call)
     if rule.kept:
         try:
-            call.in_memory = True
+            call.in_loop = True
             return cast(Plain, rule.handler)(call)
-        except Later:
-            call.in_memory = False
+        except Beyond:
+            call.in_loop = False
     return await anyio.to_thread.run_sync(cast(Plain, rule.handler), call)
 
 

@@ -9,59 +9,86 @@ import hashlib
 import json
 import tempfile
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness import Row, Target, interleave, medians, report, run
 from serving import CLIENT, Server, environment, find_nginx, nginx, python_server, registry
 
+from hubstate_registry.names import RepoId
+from hubstate_registry.storage import Storage, blobs, commits, repositories
+from hubstate_registry.storage.references import Actor
+from hubstate_registry.storage.trees import large_entry, small_entry
+
 GIB = 1 << 30
 
-# 16 connections that stay open, each with one request at a time, for two seconds.
+# 16 connections that stay open, each with one request at a time; every request asks about the
+# same repository, or every one about another, which nobody has asked about since it came to be.
 METADATA = """
-import itertools, selectors
-port, pid, path, token, vary = sys.argv[1:]
-numbers = itertools.count(int(time.time() * 1e6) % 10**9)
-def request():
-    query = f"?n={next(numbers):012}" if vary else ""
-    return (f"GET {path}{query} HTTP/1.1\\r\\nHost: 127.0.0.1:{port}\\r\\n"
-            f"Authorization: Bearer {token}\\r\\n\\r\\n").encode()
-first = connect(port)
-first.sendall(request())
+port, pid, token, head, body, count, others, new = sys.argv[1:]
+import selectors, urllib.request
+def request(number):
+    told = head.format(f"{number if int(others) else 0:04}")
+    return (f"{told} HTTP/1.1\\r\\nHost: 127.0.0.1:{port}\\r\\nAuthorization: Bearer {token}\\r\\n"
+            f"Content-Type: application/x-www-form-urlencoded\\r\\n"
+            f"Content-Length: {len(body)}\\r\\n\\r\\n{body}").encode()
+def forget():
+    data = json.dumps({"name": new}).encode()
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/api/repos/create", data)
+    asked.add_header("Authorization", f"Bearer {token}")
+    urllib.request.urlopen(asked).close()
+if new:
+    forget()
+connections = [connect(port) for _ in range(16)]
+first = connections[0]
+first.sendall(request(0))
 answer = b""
 while b"\\r\\n\\r\\n" not in answer:
     answer += first.recv(65536)
 assert b" 200 " in answer[:20], answer
 length = answer.index(b"\\r\\n\\r\\n") + 4
-length += int(re.search(rb"content-length: (\\d+)", answer, re.I)[1])
-connections = [connect(port) for _ in range(16)]
-left = {}
+size = re.search(rb"content-length: (\\d+)", answer, re.I)
+length += 0 if head.startswith("HEAD") else int(size[1])
+got = len(answer)
+while got < length:
+    got += len(first.recv(65536))
 chosen = selectors.DefaultSelector()
 for one in connections:
     chosen.register(one, selectors.EVENT_READ)
-def go(seconds):
-    done, stop = 0, time.perf_counter() + seconds
+def go(numbers):
+    left = {}
     for one in connections:
         left[one] = length
-        one.sendall(request())
+        one.sendall(request(next(numbers)))
     while left:
         for key, _ in chosen.select():
             one = key.fileobj
             left[one] -= len(one.recv(65536))
+            assert left[one] >= 0
             if left[one] == 0:
-                done += 1
-                if time.perf_counter() < stop:
-                    left[one] = length
-                    one.sendall(request())
-                else:
+                number = next(numbers, None)
+                if number is None:
                     del left[one]
-    return done
-go(0.3)
+                else:
+                    left[one] = length
+                    one.sendall(request(number))
+go(iter(range(1, 301)))
 cpu, began = used(pid), time.perf_counter()
-done = go(2)
-seconds = time.perf_counter() - began
+go(iter(range(301, int(count))))
+seconds, done = time.perf_counter() - began, int(count) - 301
 print(json.dumps({"requests/s": done / seconds, "server CPU us": (used(pid) - cpu) / done * 1e6}))
 """
+
+REPOSITORIES = 5000
+QUESTIONS = {
+    "model_info": ("GET /api/models/admin/r{}", ""),
+    "HEAD resolve": ("HEAD /admin/r{}/resolve/main/model.safetensors", ""),
+    "tree": ("GET /api/models/admin/r{}/tree/main", ""),
+    "paths-info": (
+        "POST /api/models/admin/r{}/paths-info/main",
+        "paths=model.safetensors&paths=config.json&expand=false",
+    ),
+}
 
 DOWNLOAD = """
 port, pid, path, size = sys.argv[1:]
@@ -147,7 +174,8 @@ def main(rounds: int) -> None:
         folder = Path(name)
         with registry(folder / "registry") as served:
             path = _publish(served, folder)
-            with _bare(served, folder) as bare:
+            _fill(folder / "registry")
+            with python_server(_answers(served), folder / "large") as bare:
                 _metadata(served, bare, rounds=rounds)
                 _download(served, bare, path, rounds=rounds)
             _crowd(served, folder, rounds=rounds)
@@ -168,41 +196,70 @@ def _upload(served: Server, folder: Path, file: Path, repo: str) -> None:
     run(UPLOAD, str(file), repo, environment=plain)
 
 
-def _bare(served: Server, folder: Path):  # type: ignore[no-untyped-def]
-    """The same answer and the same file, without a registry."""
-    request = urllib.request.Request(
-        f"{served.url}/api/models/admin/bench", headers={"Authorization": f"Bearer {served.token}"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        return python_server(json.loads(answer.read()), folder / "large")
+def _fill(root: Path) -> None:
+    """Repositories of five files, whose answers are all equally long."""
+    storage, actor = Storage(root), Actor(user="admin")
+    with storage.database.write() as connection:
+        for number in range(REPOSITORIES):
+            id = RepoId(namespace="admin", name=f"r{number:04}")
+            repository = repositories.create(connection, id)
+            commits.start(connection, repository, actor=actor)
+            digest = hashlib.sha256(str(number).encode()).hexdigest()
+            files = [large_entry("model.safetensors", sha256=digest, size=100_000_000)]
+            for path in ("README.md", "config.json", "hubstate.json", ".gitattributes"):
+                files.append(small_entry(path, f"{path} {number:04}".encode()))
+            for file in files:
+                blobs.record(connection, file.sha256, size=file.size)
+                blobs.hold(connection, repository.number, sha256=file.sha256)
+            commits.append(
+                connection,
+                repository,
+                branch="main",
+                changes=files,
+                title="files",
+                message="",
+                parent=None,
+                actor=actor,
+                limit=10,
+            )
+    storage.close()
+
+
+def _answers(served: Server) -> dict[str, tuple[object, Mapping[str, str]]]:
+    """What the registry answers to each question."""
+    answers = dict[str, tuple[object, Mapping[str, str]]]()
+    for name, (head, body) in QUESTIONS.items():
+        method, path = head.format("0000").split()
+        request = urllib.request.Request(
+            served.url + path,
+            method=method,
+            data=body.encode() or None,
+            headers={"Authorization": f"Bearer {served.token}"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            told = answer.headers.items()
+            headers = {k: v for k, v in told if k.lower() not in ("date", "connection")}
+            answers[name] = (None if method == "HEAD" else json.loads(answer.read()), headers)
+    return answers
 
 
 def _metadata(served: Server, bare: Server, *, rounds: int) -> None:
-    def arguments(server: Server, vary: str) -> Sequence[str]:
-        path = "/api/models/admin/bench"
-        return (str(server.port), str(server.pid), path, server.token or "hsr_none", vary)
-
-    contenders = {
-        "bare Starlette route": (CLIENT + METADATA, arguments(bare, "")),
-        "registry, asked before": (CLIENT + METADATA, arguments(served, "")),
-        "bare, never asked": (CLIENT + METADATA, arguments(bare, "vary")),
-        "registry, never asked": (CLIENT + METADATA, arguments(served, "vary")),
-    }
-    rows: Mapping[str, list[Row]] = interleave(contenders, rounds=rounds)
-    middle = medians(rows)
-    targets = [
-        _ratio("asked before / bare route", middle, "registry, asked before", contenders, at=0),
-        _ratio("never asked / bare route", middle, "registry, never asked", contenders, at=2),
-    ]
-    report("server metadata: GET /api/models/{id}, 16 connections", rows, targets)
-
-
-def _ratio(
-    text: str, middle: Mapping[str, Row], ours: str, contenders: Mapping[str, object], *, at: int
-) -> Target:
-    theirs = list(contenders)[at]
-    value = middle[ours]["requests/s"] / middle[theirs]["requests/s"]
-    return Target(text=text, value=value, at_least=0.7)
+    rows: dict[str, list[Row]] = {}
+    targets = []
+    for name, (head, body) in QUESTIONS.items():
+        asked = ((bare, "bare", 0), (served, "asked before", 0), (served, "never asked", 1))
+        for number in range(min(rounds, 5)):
+            for server, how, others in asked:
+                new = f"{name.split()[0]}{number}{how.split()[0]}" if others else ""
+                values = (server.port, server.pid, server.token or "hsr_none", head, body)
+                arguments = map(str, (*values, REPOSITORIES, others, new))
+                row = run(CLIENT + METADATA, *arguments)
+                rows.setdefault(f"{name}, {how}", []).append(row)
+        middle = medians(rows)
+        for how in ("asked before", "never asked"):
+            value = middle[f"{name}, {how}"]["requests/s"] / middle[f"{name}, bare"]["requests/s"]
+            targets.append(Target(text=f"{name}, {how} / bare", value=value, at_least=0.7))
+    report("server metadata: 16 connections, beside bare Starlette routes", rows, targets)
 
 
 def _download(served: Server, bare: Server, path: str, *, rounds: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -40,20 +41,32 @@ def connect(port):
     return made
 """
 
+# Routes that answer what the registry answers to the same, without a registry.
 BARE = """
-import sys
-from pathlib import Path
+import json, sys
 import uvicorn
 from starlette.applications import Starlette
-from starlette.responses import FileResponse, JSONResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from hubstate_registry.patience import PatientProtocol
-CONTENT = {content}
-async def info(request):
-    return JSONResponse(CONTENT)
+ANSWERS = json.load(sys.stdin)
+def told(name):
+    content, headers = ANSWERS[name]
+    async def answer(request):
+        if request.method == "POST":
+            await request.body()
+        return Response(headers=headers) if content is None else JSONResponse(content)
+    return answer
 async def file(request):
     return FileResponse(sys.argv[2])
-routes = [Route("/api/models/{{org}}/{{name}}", info), Route("/file", file)]
+one = "/api/models/{org}/{name}"
+routes = [
+    Route(one, told("model_info")),
+    Route(one + "/tree/main", told("tree")),
+    Route(one + "/paths-info/main", told("paths-info"), methods=["POST"]),
+    Route("/{org}/{name}/resolve/main/{path:path}", told("HEAD resolve"), methods=["HEAD"]),
+    Route("/file", file),
+]
 uvicorn.run(Starlette(routes=routes), port=int(sys.argv[1]), http=PatientProtocol,
             access_log=False, log_level="warning", server_header=False)
 """
@@ -144,10 +157,11 @@ def registry(folder: Path, *options: str, token: str = "") -> Iterator[Server]:
 
 
 @contextmanager
-def python_server(content: object, file: Path) -> Iterator[Server]:
-    """A Starlette route and a FileResponse, on the same web server with the same settings."""
-    port, code = _free_port(), BARE.format(content=repr(content))
-    with _process([sys.executable, "-c", code, str(port), str(file)], port) as process:
+def python_server(answers: object, file: Path) -> Iterator[Server]:
+    """Starlette routes and a FileResponse, on the same web server with the same settings."""
+    port = _free_port()
+    command = [sys.executable, "-c", BARE, str(port), str(file)]
+    with _process(command, port, told=json.dumps(answers)) as process:
         yield Server(port=port, pid=process.pid)
 
 
@@ -188,8 +202,13 @@ def find_nginx() -> str | None:
 
 
 @contextmanager
-def _process(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def _process(command: list[str], port: int, *, told: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdin is not None
+    process.stdin.write(told.encode())
+    process.stdin.close()
     try:
         while not _answers(port):
             if process.poll() is not None:

@@ -272,7 +272,7 @@ def test_no_kept_answer_outlives_a_change(served: Serving, api: HfApi) -> None:
 
 def test_what_was_found_out_before_a_change_is_not_kept_after_it(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
-    answers = Answers(storage.database.path)
+    answers = Answers(storage.glance)
     before = answers.refresh()
     answers.keep_principal("secret", Principal(user="ada"), version=before)
     assert answers.principal("secret") == Principal(user="ada")
@@ -284,7 +284,6 @@ def test_what_was_found_out_before_a_change_is_not_kept_after_it(tmp_path: Path)
     past = Principal(user="ada", expires=1.0)
     answers.keep_principal("secret", past, version=answers.refresh())
     assert answers.principal("secret") is None
-    answers.close()
     storage.close()
 
 

@@ -22,8 +22,8 @@ def date(seconds: float) -> str:
     >>> date(0.5)
     '1970-01-01T00:00:00.500Z'
     """
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.removesuffix("+00:00") + "Z"
 
 
 def flag(text: str | None) -> bool:

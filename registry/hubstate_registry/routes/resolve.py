@@ -11,9 +11,7 @@ from hubstate_registry.context import Call
 from hubstate_registry.dispatch import Rule
 from hubstate_registry.errors import EntryNotFound
 from hubstate_registry.ranges import parse_range
-from hubstate_registry.storage import blobs
 from hubstate_registry.storage.blobs import Blob
-from hubstate_registry.storage.database import Connection
 from hubstate_registry.storage.trees import Entry
 
 __all__ = ["RULES"]
@@ -39,7 +37,8 @@ def resolve(call: Call) -> Response:
         if entry is None:
             missing = f"{path} does not exist on {call.params['revision']}"
             raise EntryNotFound(missing, commit=commit)
-        blob = _blob(call, connection, entry)
+        # where the bytes of a large file are; those of a small one are always in a file
+        blob = call.blobs(connection, [entry.sha256]).get(entry.sha256) if entry.large else None
         headers = _headers(entry, commit=commit)
         if blob is not None:
             for extension in call.registry.extensions.values():
@@ -51,13 +50,6 @@ def resolve(call: Call) -> Response:
     if blob is not None and blob.stored != "file":
         return _elsewhere(call, blob, headers=headers)
     return _file(call, entry, headers=headers)
-
-
-def _blob(call: Call, connection: Connection, entry: Entry) -> Blob | None:
-    """Where the bytes of a large file are; those of a small one are always in a file."""
-    if not entry.large:
-        return None
-    return call.known(("blob", entry.sha256), lambda: blobs.find(connection, entry.sha256))
 
 
 def _headers(entry: Entry, *, commit: str) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import sqlalchemy as sa
 from starlette.responses import JSONResponse, Response
 
 from hubstate_registry.context import Call
@@ -14,7 +13,6 @@ from hubstate_registry.routes import render
 from hubstate_registry.storage import commits
 from hubstate_registry.storage.database import Connection
 from hubstate_registry.storage.repositories import Repository
-from hubstate_registry.storage.schema import blobs
 from hubstate_registry.storage.trees import Entry, Tree
 
 __all__ = ["RULES"]
@@ -93,16 +91,10 @@ def _rows(
 
 def _xet_hashes(call: Call, connection: Connection, files: Iterable[Entry]) -> Mapping[str, str]:
     """Only where Xet is spoken: a client that sees a hash goes to ask for a token."""
-    large = sorted({entry.sha256 for entry in files if entry.large})
-    found: dict[str, str] = {}
     if "xet" not in call.registry.extensions:
-        return found
-    for start in range(0, len(large), 500):
-        statement = sa.select(blobs.c.sha256, blobs.c.xet).where(
-            blobs.c.sha256.in_(large[start : start + 500]), blobs.c.xet.is_not(None)
-        )
-        found |= {row.sha256: row.xet for row in connection.execute(statement)}
-    return found
+        return {}
+    found = call.blobs(connection, (entry.sha256 for entry in files if entry.large))
+    return {digest: blob.xet for digest, blob in found.items() if blob.xet}
 
 
 def _add_commits(
@@ -142,5 +134,6 @@ RULES = [
         pattern="/api/models/{repo}/paths-info/{revision}",
         handler=paths_info,
         body="form",
+        kept=True,
     ),
 ]

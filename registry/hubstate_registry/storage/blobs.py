@@ -21,7 +21,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +33,20 @@ from hubstate_registry.errors import ContentMismatch, Full
 from hubstate_registry.storage.database import Connection
 from hubstate_registry.storage.schema import blobs, holdings
 
-__all__ = ["Blob", "BlobFolder", "Incoming", "Landed", "find", "hold", "is_held", "record"]
+__all__ = [
+    "Blob",
+    "BlobFolder",
+    "Incoming",
+    "Landed",
+    "find",
+    "find_many",
+    "hold",
+    "is_held",
+    "record",
+]
 
 _BLOCK = 1 << 20
+_BATCH = 500  # digests in one statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +154,17 @@ class BlobFolder:
 
 def find(connection: Connection, sha256: str) -> Blob | None:
     """What is known of these bytes, whoever they belong to."""
-    row = connection.execute(sa.select(blobs).where(blobs.c.sha256 == sha256)).one_or_none()
-    return Blob(sha256=row.sha256, size=row.size, stored=row.stored, xet=row.xet) if row else None
+    return next(iter(find_many(connection, [sha256])), None)
+
+
+def find_many(connection: Connection, digests: Sequence[str]) -> list[Blob]:
+    """What is known of those of these bytes that are stored."""
+    columns, found = (blobs.c.sha256, blobs.c.size, blobs.c.stored, blobs.c.xet), list[Blob]()
+    for at in range(0, len(digests), _BATCH):
+        batch = sa.select(*columns).where(blobs.c.sha256.in_(digests[at : at + _BATCH]))
+        for sha256, size, stored, xet in connection.execute(batch):
+            found.append(Blob(sha256=sha256, size=size, stored=stored, xet=xet))
+    return found
 
 
 def record(
