@@ -80,6 +80,9 @@ def _facts(manifest: Manifest) -> Iterator[str]:
     if manifest.builder:
         arguments = ", ".join(f"{k}={v!r}" for k, v in manifest.builder.arguments.items())
         yield f"- built by `{manifest.builder.name}({arguments})`"
+    if manifest.transforms:
+        count = len(manifest.transforms)
+        yield f"- {count} rules in the manifest make that model's tensors of those that are stored"
     for name, value in sorted(manifest.metrics.items()):
         yield f"- {name}: {value}"
     if manifest.labels:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from hubstate.digest import Digest
 from hubstate.errors import InvalidSetting
-from hubstate.manifest import Entry, Manifest
-from hubstate.strictjson import Json
 
 if TYPE_CHECKING:
+    from hubstate.manifest import Entry, Manifest
     from hubstate.rules import Rule, Rules
+    from hubstate.strictjson import Json
 
 __all__ = ["check_migrations", "gather_rules"]
 

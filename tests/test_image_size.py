@@ -42,6 +42,17 @@ def mixer(*, num_classes: int = 3, image_size: int = 32) -> MlpMixer:
     )
 
 
+class More(nn.Module):
+    """A vision transformer with a layer that no release has."""
+
+    def __init__(self, model: VisionTransformer) -> None:
+        super().__init__()
+        for name, part in model.named_children():
+            self.add_module(name, part)
+        self.class_token = model.class_token
+        self.more = nn.Linear(2, 2)
+
+
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, VisionTransformer]:
     folder = tmp_path_factory.mktemp("registry")
@@ -116,6 +127,13 @@ def test_what_a_filter_leaves_out_is_not_adapted(model: VisionTransformer) -> No
     assert report.adapted == {} and report.skipped == (POSITIONS,)
     _, report = adapted(image_size=48, filter=hubstate.only("encoder"))
     assert list(report.adapted) == [POSITIONS]
+
+
+def test_what_is_not_strict_is_adapted_too_and_else_reported(model: VisionTransformer) -> None:
+    more = register_model(name="yy-more")(lambda *, image_size=32: More(vit(image_size=image_size)))
+    report = hubstate.load_report(more(pretrained=NAME, image_size=48, adapt=True, strict=False))
+    assert report is not None
+    assert list(report.adapted) == [POSITIONS] and report.missing == ("more.weight", "more.bias")
 
 
 def test_unasked_nothing_is_adapted_and_the_error_says_what_would_be(

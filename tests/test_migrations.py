@@ -220,6 +220,7 @@ def test_rules_are_published_by_name_and_pass_the_gate(release: nn.Module, tmp_p
     names: Any = rule["rename"]
     assert names["features.denseblock1.denselayer1.norm.1.weight"].endswith("norm1.weight")
     assert len(names) == 58 * 12
+    assert "- 1 rules in the manifest make" in (tmp_path / "README.md").read_text()
     assert parse((tmp_path / NAME).read_bytes()) == manifest
 
 

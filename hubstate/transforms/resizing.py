@@ -44,7 +44,7 @@ def _interpolate(rule: Interpolate, nodes: Mapping[str, Node]) -> Outcome:
 def _on_grid(tensor: Tensor, rule: Interpolate) -> Tensor:
     """Bicubic, the corners on the corners, as ``interpolate_embeddings`` of torchvision.
 
-    https://github.com/pytorch/vision/blob/v0.15.2/torchvision/models/vision_transformer.py#L268
+    https://github.com/pytorch/vision/blob/main/torchvision/models/vision_transformer.py
     """
     side = _side(tensor, rule)
     height, width = rule.grid
