@@ -140,6 +140,14 @@ def test_a_u_net_gives_maps_as_large_as_the_images(bilinear: bool) -> None:
     assert ("up1.up.weight" in model.state_dict()) is not bilinear
 
 
+@pytest.mark.parametrize(("bilinear", "numbers"), [(False, 31_037_633), (True, 17_262_977)])
+def test_a_u_net_of_one_class_has_as_many_numbers_as_its_reference(
+    bilinear: bool, numbers: int
+) -> None:
+    model = build("unet", bilinear=bilinear, num_classes=1)
+    assert sum(parameter.numel() for parameter in model.parameters()) == numbers
+
+
 def test_dropped_branches_keep_the_expected_value() -> None:
     torch.manual_seed(0)
     drop = DropBranch(0.25)

@@ -617,6 +617,44 @@ def test_vectors_and_dicts_of_julia_are_lists_and_names(tmp_path: Path) -> None:
     assert found["dict"]["a.b"].unique().tolist() == [1]
 
 
+def test_julia_s_own_forms_of_arrays_are_read(tmp_path: Path) -> None:
+    """As JLD2.jl writes them: src/data/number_types.jl, src/dataspaces.jl."""
+    path = tmp_path / "a.jld2"
+    space = h5py.h5s.create_simple((3, 2))
+    with h5py.File(path, "w", userblock_size=512) as file:
+        mask = h5py.h5d.create(file.id, b"mask", h5py.h5t.STD_B8LE, space)
+        bits = np.array([[1, 0], [0, 1], [1, 1]], "u1")
+        mask.write(h5py.h5s.ALL, h5py.h5s.ALL, bits, h5py.h5t.STD_B8LE)
+        numbers = np.zeros((3, 2), [("re", "f4"), ("im", "f4")])
+        numbers["re"], numbers["im"] = np.arange(6).reshape(3, 2), 0.5
+        file["complex"] = numbers
+        file["empty"] = h5py.Empty("f4")
+        file["empty"].attrs["dimensions"] = np.array([0, 4])
+        file["number"] = numbers[0, 0]
+        wide = h5py.h5t.STD_U64LE.copy()
+        wide.set_size(16)
+        h5py.h5d.create(file.id, b"seed", wide, h5py.h5s.create(h5py.h5s.SCALAR))
+        file["nothing"] = h5py.Empty("f4")
+    found = load_jld2(path)
+    assert found.keys() == {"mask", "complex", "empty"}
+    assert found["mask"].tolist() == [[True, False, True], [False, True, True]]
+    assert found["complex"].dtype == torch.complex64
+    assert found["complex"][1].tolist() == [1 + 0.5j, 3 + 0.5j, 5 + 0.5j]
+    assert (tuple(found["empty"].shape), found["empty"].dtype) == ((4, 0), torch.float32)
+
+
+def test_a_julia_type_that_is_not_known_is_refused_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "a.jld2"
+    wide = h5py.h5t.STD_U64LE.copy()
+    wide.set_size(16)
+    kind = h5py.h5t.create(h5py.h5t.COMPOUND, 16)
+    kind.insert(b"seed", 0, wide)
+    with h5py.File(path, "w") as file:
+        h5py.h5d.create(file.id, b"state", kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    with pytest.raises(InvalidWeights, match="state: a type that is not known"):
+        load_jld2(path)
+
+
 def test_a_julia_reference_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jld2"
     with h5py.File(path, "w") as file:

@@ -10,6 +10,9 @@
             ├── weight   reference -> dataset; Julia's size (2, 3) is HDF5's (3, 2)
             └── bias     null where it is missing
 
+    Bool            bit fields            Complex{T}     compound: re, im
+    an empty array  no data at all; its size, as HDF5 has it, in the attribute dimensions
+
 A tuple's fields count from 1 there and from 0 here, as in ``nn.Sequential``. An array gets Julia's
 axes in Julia's order. (Structure as written by JLD2.jl: fields without data are left out of the
 compound, tuples of more than ten equal types become vectors, dicts become vectors of pairs.)
@@ -95,15 +98,37 @@ class _Reader:
             raise InvalidWeights(f"{self.where()}: a reference that leads nowhere") from error
 
     def dataset(self, dataset: Any) -> Any:
-        if dataset.shape is None:  # nothing: a null dataspace
+        if not self.is_known(dataset):
             return None
+        if dataset.shape is None:  # nothing: a null dataspace
+            return self.empty(dataset)
         refuse_foreign_bytes(dataset, self.where())
         data = dataset[()]
+        if isinstance(dataset.id.get_type(), self.h5py.h5t.TypeBitfieldID):
+            data = data.astype(bool)
+        if isinstance(data, np.ndarray) and data.ndim and _is_complex(data):
+            data = data["re"] + 1j * data["im"]
         if isinstance(data, np.ndarray) and data.dtype.kind in "biufc" and data.ndim:
             return to_tensor(data.T, name=self.where())
         if isinstance(data, np.ndarray) and data.ndim == 1:
             return self.vector(list(data))
         return self.value(data)
+
+    def is_known(self, dataset: Any) -> bool:
+        """Whether NumPy has the type: integers of 128 bits, such as seeds, are no weights."""
+        try:
+            return dataset.dtype is not None
+        except TypeError as error:
+            if dataset.id.get_type().get_class() == self.h5py.h5t.INTEGER:
+                return False
+            raise InvalidWeights(f"{self.where()}: a type that is not known: {error}") from None
+
+    def empty(self, dataset: Any) -> Any:
+        """An array without elements has no data, and its size in an attribute."""
+        size = dataset.attrs.get("dimensions", ())
+        if dataset.dtype.kind not in "biufc" or 0 not in size:
+            return None
+        return to_tensor(np.zeros(tuple(size)[::-1], dataset.dtype), name=self.where())
 
     def vector(self, items: list[Any]) -> Any:
         if items and all(_is_pair(item) for item in items):  # a dict
@@ -131,7 +156,7 @@ def _is_pair(item: Any) -> bool:
 
 
 def _is_complex(value: Any) -> bool:
-    return set(value.dtype.names) == {"re", "im"}
+    return set(value.dtype.names or ()) == {"re", "im"}
 
 
 def _text(value: Any) -> str:
