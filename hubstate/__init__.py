@@ -24,8 +24,9 @@ if TYPE_CHECKING:
         StructureMismatch,
         Unreachable,
     )
+    from hubstate.fetching import fetch
     from hubstate.filters import Filter, only, without
-    from hubstate.hub import Release, fetch, open_release
+    from hubstate.hub import Release, open_release
     from hubstate.loading import LoadReport, check, describe, loadmodel, state
     from hubstate.manifest import Manifest
     from hubstate.pretrained import load_pretrained
@@ -52,7 +53,8 @@ _HOMES = {
         "Unreachable",
     ),
     "filters": ("Filter", "only", "without"),
-    "hub": ("Release", "fetch", "open_release"),
+    "fetching": ("fetch",),
+    "hub": ("Release", "open_release"),
     "loading": ("LoadReport", "check", "describe", "loadmodel", "state"),
     "manifest": ("Manifest",),
     "pretrained": ("load_pretrained",),

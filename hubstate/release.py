@@ -13,7 +13,7 @@ from hubstate.blobs import check_info
 from hubstate.cache import Source, Traffic
 from hubstate.digest import Digest
 from hubstate.endpoints import MANIFEST, Commit, FileInfo, Stream
-from hubstate.errors import DigestMismatch, FileNotInRelease, InvalidManifest
+from hubstate.errors import DigestMismatch, FileNotInRelease, InvalidManifest, InvalidWeights
 from hubstate.header import Header, header_size, parse_header
 from hubstate.manifest import Manifest, parse
 from hubstate.progress import Hook, bar, quiet
@@ -81,16 +81,22 @@ class Release:
         Raises:
             The same as :meth:`path`.
         """
-        names = self._select(files)
+        names = self.select(files)
         missing = [name for name in names if self.source.find(name) is None]
         if missing:
+            self.source.check_room(missing)
             total = sum(self.source.info(name).size or 0 for name in missing)
             with _shown(str(self.reference), total, progress) as hook:
                 for name in missing:
                     self.source.obtain(name, progress=hook)
         return {name: self.source.paths[name] for name in names}
 
-    def _select(self, files: Iterable[str] | None) -> list[str]:
+    def select(self, files: Iterable[str] | None) -> list[str]:
+        """The files that names and patterns mean; all of them without any.
+
+        Raises:
+            FileNotInRelease: a name or pattern that nothing in the release has.
+        """
         names = sorted(self.source.infos)
         if files is None:
             return names
@@ -134,6 +140,15 @@ class Release:
             The same as :meth:`path` otherwise.
         """
         name = self.weights if name is None else name
+        if name in self.source.headers:
+            return self.source.headers[name]
+        try:
+            header = self.source.headers[name] = self._header(name)
+        except InvalidWeights as error:
+            raise InvalidWeights(f"{name} of {self.source.where}: {error}") from None
+        return header
+
+    def _header(self, name: str) -> Header:
         info = self.source.info(name)
         prefix = self.source.prefix(name) or self._range(name, 0, _PREFIX)
         missing = header_size(prefix) - len(prefix)
@@ -164,8 +179,10 @@ class Release:
             InvalidWeights: the file's header breaks the format.
             DigestMismatch: the registry has other content than the manifest says.
             Offline: something is not in the cache, and no request is allowed.
-            Unreachable: the registry does not answer, or sends whole files only, or the cache
-                cannot be written.
+            Unreachable: the registry does not answer, or the cache cannot be written.
+
+        Warns:
+            UserWarning: the registry sends whole files only, so that all of it was fetched.
 
         >>> import hubstate
         >>> from torch import nn

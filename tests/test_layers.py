@@ -36,7 +36,10 @@ TORCH = [
     "adapting",
     "migrating",
 ]
-BOTH = ["pretrained", "zoo", "gate", "staging", "publishing", "pinning", "warm", "convert"]
+BOTH = [
+    *("pretrained", "zoo", "gate", "staging", "publishing", "fetching", "pinning", "warm"),
+    "convert",
+]
 DOORS = ["__init__", "cli", "__main__"]
 
 # What each side may not import when its module is imported, only inside a function.

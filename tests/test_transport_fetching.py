@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hubs import Fault, Hub, free_port, serving
 
+import hubstate
 from hubstate.blobs import Blobs
 from hubstate.cache import Cache, upkeep
 from hubstate.cache.fetching import Remote, fetch_whole
@@ -31,6 +32,7 @@ from hubstate.errors import (
     Offline,
     Unreachable,
 )
+from hubstate.filters import only
 from hubstate.header import dump_header, parse_header
 from hubstate.hub import Release, fetch, open_release
 from hubstate.manifest import Entry, Manifest, dump, hash_weights
@@ -169,14 +171,26 @@ def test_bytes_that_stay_wrong_are_named_and_leave_a_clean_cache(hub: Hub, data:
     assert not Blobs(Path(os.environ["HUBSTATE_CACHE"])).path(Digest.of(data)).exists()
 
 
-def test_a_server_without_ranges_serves_whole_files_and_no_parts(hub: Hub, data: bytes) -> None:
+def test_from_a_server_without_ranges_a_part_is_the_whole_file_and_a_warning(
+    hub: Hub, data: bytes
+) -> None:
     hub.ranges = False
     opened = release(hub)
-    with pytest.raises(Unreachable, match="does not serve ranges"):
+    with pytest.warns(UserWarning, match=r"does not serve ranges; all of it is fetched") as caught:
+        path = opened.tensors_path(NAME, ["layer9.weight"])
+    assert caught[0].filename == __file__
+    assert path.read_bytes() == data
+    assert opened.path(NAME) == path
+    assert left_behind() == []
+
+
+def test_from_a_server_without_ranges_wrong_bytes_are_refused_too(hub: Hub) -> None:
+    hub.ranges, hub.corrupt[NAME] = False, len(hub.files[NAME]) - 1
+    opened = release(hub)
+    with pytest.warns(UserWarning), pytest.raises(DigestMismatch, match=r"expected sha256:.*found"):
         opened.tensors_path(NAME, ["layer9.weight"])
     assert left_behind() == []
-    assert opened.path(NAME).read_bytes() == data
-    assert left_behind() == []
+    assert list(Cache().folders[0].glob("blobs/*/*/*")) == [opened.paths["hubstate.json"]]
 
 
 def test_a_file_of_another_size_leaves_a_clean_cache(hub: Hub, data: bytes) -> None:
@@ -206,6 +220,45 @@ def test_a_disk_without_the_room_is_refused_before_a_byte_is_asked_for(
         release(hub).path(NAME)
     assert hub.sent(NAME) == 0
     assert left_behind() == []
+
+
+@pytest.fixture
+def small_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Let the disk have so many bytes left, as far as it is asked."""
+
+    def set_room(size: int) -> None:
+        found = os.statvfs_result((1, 1, *[size] * 3, *[0] * 5))
+        monkeypatch.setattr(os, "statvfs", lambda _: found)
+
+    yield set_room
+    monkeypatch.undo()
+
+
+def test_files_that_do_not_fit_together_are_refused_before_the_first(
+    hub: Hub, data: bytes, small_disk: Callable[[int], None]
+) -> None:
+    hub.files["more.bin"] = b"?" * 1_000_000
+    opened = release(hub)
+    small_disk(len(data) + 900_000)
+    with pytest.raises(
+        Unreachable, match=f"needs {len(data) + 1_000_000} bytes, the cache .* left"
+    ):
+        opened.fetch([NAME, "more.bin"])
+    assert hub.sent(NAME) == hub.sent("more.bin") == 0
+    opened.fetch([NAME])
+    opened.fetch(["more.bin"])
+
+
+def test_what_a_broken_transfer_has_reserved_counts_as_room(
+    hub: Hub, data: bytes, small_disk: Callable[[int], None]
+) -> None:
+    opened = release(hub)
+    hub.faults = [Fault(cut=1_000_000), *[Fault(status=503)] * 40]
+    with pytest.raises(Unreachable, match="503"):
+        opened.path(NAME)
+    hub.faults = []
+    small_disk(100_000)
+    assert opened.path(NAME).read_bytes() == data
 
 
 def test_what_is_offline_is_not_asked_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,6 +505,26 @@ def test_tensors_that_the_file_does_not_have_are_named(hub: Hub) -> None:
     with pytest.raises(NotFound, match=r"expected layer7\.nothing"):
         release(hub).tensors_path(NAME, ["layer7.weight", "layer7.nothing"])
     assert hub.sent(NAME) == 0
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_filter_fetches_the_tensors_that_pass_and_every_other_file(
+    hub: Hub, data: bytes, manifest: bool
+) -> None:
+    hub.files["README.md"] = b"# A model"
+    if not manifest:
+        del hub.files["hubstate.json"]
+    found = hubstate.fetch("org/name", filter=only("layer5", "layer7.bias"), registry=hub.base)
+    assert found.paths.keys() == hub.files.keys() - {NAME}
+    wanted = 4 * (SIDE * SIDE + 2 * SIDE)
+    assert hub.sent(NAME) <= 1.01 * wanted + header_bytes(data) + (0 if manifest else 65536)
+    before = hub.sent(NAME)
+    path = found.tensors_path(NAME, ["layer5.weight", "layer5.bias", "layer7.bias"])
+    assert hub.sent(NAME) == before
+    tensor = parse_header(data, file_size=len(data)).tensors["layer5.weight"]
+    assert path.read_bytes()[tensor.start : tensor.stop] == data[tensor.start : tensor.stop]
+    whole = hubstate.fetch("org/name", filter=only("layer*"), files=[NAME], registry=hub.base)
+    assert whole.paths[NAME].read_bytes() == data
 
 
 def test_parts_come_from_repositories_without_a_manifest_too(

@@ -191,6 +191,23 @@ def test_a_filter_fetches_only_the_tensors_that_pass(hub: Hub) -> None:
     assert len(hub.seen) == asked
 
 
+def test_a_filter_needs_no_manifest(hub: Hub, run: Any) -> None:
+    hub.files.update(release_of(Toy(2000, 64)))
+    del hub.files["hubstate.json"]
+    words = ("warm", "org/name", "--filter", "!fc", "--json")
+    code, out, _ = run(*words)
+    (told,) = json.loads(out)["releases"]
+    states = {name: file["state"] for name, file in told["files"].items()}
+    assert (code, states) == (0, {"README.md": "fetched", "model.safetensors": "partial"})
+    assert hub.sent("model.safetensors") < len(hub.files["model.safetensors"]) * 0.5
+    asked = len(hub.seen)
+    assert run(*words, "--check")[0] == 0
+    damage_unnoticed(Path(told["files"]["model.safetensors"]["path"]))
+    code, out, _ = run(*words, "--check")
+    assert (code, len(hub.seen)) == (DigestMismatch.exit_code, asked)
+    assert json.loads(out)["releases"][0]["files"]["model.safetensors"]["state"] == "damaged"
+
+
 def damage_unnoticed(path: Path) -> None:
     """Turn a byte in the first half of a file, and leave its size, time and inode as they are."""
     times = path.stat()

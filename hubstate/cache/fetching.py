@@ -31,7 +31,7 @@ from hubstate.progress import Hook
 from hubstate.transport import RangesRefused
 from hubstate.transport.chunks import Chunk, Range, bridge, cut, is_covered, seal, subtract, union
 from hubstate.transport.engine import Read, transfer
-from hubstate.transport.part import Part, adopt_run, runs_in, start_run
+from hubstate.transport.part import Part, adopt_run, room_of, runs_in, start_run
 
 __all__ = ["Remote", "Traffic", "fetch_ranges", "fetch_whole", "find_ranges"]
 
@@ -142,7 +142,8 @@ def _filling(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Iterator[
         part = _begin(partials.folder)
     try:
         with part:
-            cache.ready(sum(b - a for a, b in subtract(wanted, part.covered)), remote.what)
+            size = sum(b - a for a, b in wanted)
+            cache.ready(max(0, size - room_of(part.path)), remote.what)
             with reachable(what):
                 _take_over(cache, remote, part)
             yield folder, part

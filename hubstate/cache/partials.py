@@ -28,9 +28,9 @@ from hubstate.blobs import DAY, write_file
 from hubstate.cache.receipts import facts_of
 from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
-from hubstate.transport.part import Part, read_journal, runs_in
+from hubstate.transport.part import Part, read_journal, room_of, runs_in
 
-__all__ = ["Partial", "Partials", "discard_partials", "find_parts"]
+__all__ = ["Partial", "Partials", "discard_partials", "find_parts", "read_partial"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +58,11 @@ class Partials:
         for record in sorted(self.folder.glob("*.json")):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 yield _read(record)
+
+    @property
+    def begun(self) -> int:
+        """The bytes on the disk that transfers take, of processes that live or were killed."""
+        return sum(room_of(run / "part") for run in runs_in(self.folder))
 
     def find(self, wanted: Sequence[Range]) -> Path | None:
         """A file that has all of the wanted ranges."""
@@ -133,6 +138,16 @@ def _read(record: Path) -> Partial:
         raise ValueError("changed since")
     ranges = ((int(a), int(b), Digest(hex) if hex else None) for a, b, hex in fields["ranges"])
     return Partial(path=path, chunks=tuple(Chunk(*range) for range in ranges))
+
+
+def read_partial(path: Path) -> tuple[Chunk, ...]:
+    """What a partial file is said to have, each with the digest that it had when it arrived.
+
+    Raises:
+        OSError: there is no record of it.
+        ValueError: the record is no longer true, or none.
+    """
+    return _read(path.with_suffix(".json")).chunks
 
 
 def find_parts(folders: Iterable[Path], key: str) -> Iterator[tuple[Path, Sequence[Chunk]]]:

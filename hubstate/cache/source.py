@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from hubstate.blobs import FileInfo
 from hubstate.cache.fetching import Remote, Traffic, fetch_ranges, fetch_whole, find_ranges
 from hubstate.cache.layers import Cache
 from hubstate.cache.leases import take_turns
+from hubstate.cache.partials import Partials
 from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit, Endpoint
 from hubstate.errors import DigestMismatch, FileNotInRelease, NotFound, Offline
@@ -22,6 +24,7 @@ from hubstate.reference import Reference
 from hubstate.transport import RangesRefused
 from hubstate.transport.chunks import Chunk, Range, cut, seal, tensors_of, tile, union
 
+_CALLER = 6  # frames from a warning to whoever called Release.tensors_path
 _LARGE = 8 << 20  # bytes; below, one request is as good as several
 
 __all__ = ["Source", "offline_error"]
@@ -42,6 +45,8 @@ class Source:
     """What the manifest says of each file, once it was read."""
     traffic: dict[str, Traffic] = field(default_factory=dict)
     """Where the bytes of each file came from that was fetched."""
+    headers: dict[str, Header] = field(default_factory=dict)
+    """What the header of each weights file says, once it was read."""
 
     @property
     def where(self) -> str:
@@ -97,6 +102,22 @@ class Source:
             find=lambda: self._find_again(name),
             fetch=lambda: self._fetch(name, progress),
         )
+
+    def check_room(self, names: Collection[str]) -> None:
+        """Refuse files that are to be fetched and do not fit, before the first of them is.
+
+        Raises:
+            Unreachable: the cache has no room for all of them, or cannot be written.
+        """
+        if not self._is_cut_off():
+            self.cache.ready(sum(map(self._absent, names)), f"{len(names)} files of {self.where}")
+
+    def _absent(self, name: str) -> int:
+        """The bytes that a file will take, beyond those of transfers that were broken off."""
+        size, remote = self.info(name).size or 0, self._remote(name, None)
+        if remote is None or self.cache.writable is None:
+            return size
+        return max(0, size - Partials(self.cache.writable, remote.key).begun)
 
     def _key(self, name: str) -> str:
         """What tells the file from others, before anything of it is there."""
@@ -172,7 +193,11 @@ class Source:
     def _fetch_ranges(
         self, name: str, remote: Remote, wanted: Sequence[Range], progress: Hook
     ) -> Path:
-        path, traffic = fetch_ranges(self.cache, remote, wanted, progress=progress)
+        try:
+            path, traffic = fetch_ranges(self.cache, remote, wanted, progress=progress)
+        except RangesRefused as error:
+            warnings.warn(f"{error}; all of it is fetched", stacklevel=_CALLER)
+            return self._fetch(name, progress)
         self._count(name, traffic)
         return path
 

@@ -33,7 +33,7 @@ from hubstate.transport.chunks import Chunk, Range, union
 if TYPE_CHECKING:
     from hubstate.transport.copying import Copy
 
-__all__ = ["Part", "adopt_run", "read_journal", "runs_in", "start_run"]
+__all__ = ["Part", "adopt_run", "read_journal", "room_of", "runs_in", "start_run"]
 
 _LINE = re.compile(rb"(\d{1,18}) (\d{1,18}) ([0-9a-f]{64})\n")
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
@@ -224,6 +224,14 @@ def start_run(folder: Path) -> Part:
 
 def _name(folder: Path) -> Path:
     return folder / f"run-{_machine()}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def room_of(path: Path) -> int:
+    """The bytes on the disk that a file takes: what was reserved, and not its length."""
+    try:
+        return int(getattr(path.stat(), "st_blocks", 0)) * 512
+    except OSError:
+        return 0
 
 
 def runs_in(folder: Path) -> Iterator[Path]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hubstate.cache import Cache, Source
+from hubstate.cache.partials import read_partial
 from hubstate.digest import hash_file, hash_ranges
 from hubstate.errors import DigestMismatch, HubstateError, Offline
+from hubstate.fetching import Stored, portion_size, wanted_tensors
 from hubstate.filters import Filter, check_filter
 from hubstate.hub import Release
-from hubstate.manifest import FileRecord, chunks
+from hubstate.manifest import TensorRecord, chunks
 from hubstate.progress import Hook
 from hubstate.release import read_release
+from hubstate.transport.chunks import Chunk
 from hubstate.warm.filling import prove_all
 from hubstate.warm.proofs import FileProof, Proof, prove
-from hubstate.warm.wanted import Wanted, chosen_tensors, wanted_size
+from hubstate.warm.wanted import Wanted
 
 __all__ = ["check"]
 
@@ -37,7 +40,7 @@ def check(
     return prove_all(
         wanted,
         open=lambda one: _recall(one, cache),
-        size=lambda release, name: wanted_size(release, name, filter),
+        size=lambda release, name: portion_size(release, name, filter),
         prove=lambda release, name, hook: _verify(release, name, filter, hook),
         label="check",
         progress=progress,
@@ -79,11 +82,11 @@ def _recall(wanted: Wanted, cache: Cache) -> Release:
 
 def _verify(release: Release, name: str, filter: Filter | None, hook: Hook) -> FileProof:
     try:
-        chosen = chosen_tensors(release, name, filter)
+        chosen = wanted_tensors(release, name, filter)
         path = release.source.find(name)
         if path is None and chosen is not None:
-            path = release.tensors_path(name, chosen, progress=hook)
-            _check_tensors(path, release.source.records[name], chosen, hook)
+            path = release.tensors_path(name, [tensor.name for tensor in chosen], progress=hook)
+            _check_part(path, chosen, hook)
             return prove(release, name, path, "partial")
         _check_whole(release, name, release.path(name, progress=hook), hook)
         return prove(release, name, release.paths[name], "present")
@@ -100,11 +103,19 @@ def _check_whole(release: Release, name: str, path: Path, hook: Hook) -> None:
         raise DigestMismatch(f"{path}: {name}: expected {expected}, found {found}")
 
 
-def _check_tensors(path: Path, record: FileRecord, names: Sequence[str], hook: Hook) -> None:
-    wanted = [tensor for tensor in record.tensors if tensor.name in set(names)]
-    bounds = [range for tensor in wanted for range in chunks(tensor.start, tensor.stop)]
-    expected = [digest for tensor in wanted for digest in tensor.digests]
-    found = hash_ranges(path, bounds, threads=1, progress=hook)
-    for (start, stop), one, other in zip(bounds, expected, found, strict=True):
-        if one != other:
-            raise DigestMismatch(f"{path}: bytes {start}-{stop}: expected {one}, found {other}")
+def _check_part(path: Path, tensors: Sequence[Stored], hook: Hook) -> None:
+    parts = [chunk for tensor in tensors for chunk in _published(tensor)] or read_partial(path)
+    found = hash_ranges(path, [(c.start, c.stop) for c in parts], threads=1, progress=hook)
+    for part, digest in zip(parts, found, strict=True):
+        if part.digest != digest:
+            raise DigestMismatch(
+                f"{path}: bytes {part.start}-{part.stop}: expected {part.digest}, found {digest}"
+            )
+
+
+def _published(tensor: Stored) -> Iterator[Chunk]:
+    """A tensor's chunks with their digests; a header has none, and then those of arrival count."""
+    if isinstance(tensor, TensorRecord):
+        bounds = chunks(tensor.start, tensor.stop)
+        for (start, stop), digest in zip(bounds, tensor.digests, strict=True):
+            yield Chunk(start, stop, digest)

@@ -10,12 +10,13 @@ from dataclasses import replace
 
 from hubstate.cache import Cache
 from hubstate.errors import HubstateError
+from hubstate.fetching import portion_size, wanted_tensors
 from hubstate.filters import Filter, check_filter
 from hubstate.hub import Release, open_pinned, open_release
 from hubstate.progress import Hook, bar
 from hubstate.warm.families import Task, each, families
 from hubstate.warm.proofs import FileProof, Proof, prove
-from hubstate.warm.wanted import Wanted, chosen_tensors, wanted_size
+from hubstate.warm.wanted import Wanted
 
 __all__ = ["prove_all", "warm"]
 
@@ -70,7 +71,7 @@ def prove_all(
         opened = list(pool.map(lambda one: _opened(one, open), wanted))
         releases = [proof.release for proof in opened if proof.release]
         tasks = [(release, name) for release in releases for name in sorted(release.source.infos)]
-        total = sum(size(*task) for task in _distinct(tasks))
+        total = sum(pool.map(lambda task: size(*task), _distinct(tasks)))
         with bar(label, total=total) if progress is None else nullcontext(progress) as hook:
             one_at_a_time = _guarded(hook)
 
@@ -121,17 +122,17 @@ def _missing(release: Release, name: str, filter: Filter | None) -> int:
         there = release.source.find(name)
     except HubstateError:
         there = None
-    return 0 if there else wanted_size(release, name, filter)
+    return 0 if there else portion_size(release, name, filter)
 
 
 def _fetch(release: Release, name: str, filter: Filter | None, hook: Hook) -> FileProof:
     try:
         before = release.source.find(name)
-        chosen = None if before else chosen_tensors(release, name, filter)
+        chosen = None if before else wanted_tensors(release, name, filter)
         if chosen is None:
             path = release.path(name, progress=hook)
             return prove(release, name, path, "present" if before else "fetched")
-        path = release.tensors_path(name, chosen, progress=hook)
+        path = release.tensors_path(name, [tensor.name for tensor in chosen], progress=hook)
         return prove(release, name, path, "partial")
     except HubstateError as error:
         return prove(release, name, None, "missing", error)

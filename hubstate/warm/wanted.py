@@ -7,16 +7,12 @@ from dataclasses import dataclass
 
 from hubstate import settings
 from hubstate.endpoints import Endpoint, open_endpoint
-from hubstate.errors import InvalidSetting
-from hubstate.filters import Filter
-from hubstate.hub import Release
 from hubstate.lock import LockFile, Pin, model_pin, reference_pin
-from hubstate.manifest import Manifest
 from hubstate.reference import Reference
 from hubstate.zoo.catalogue import choose
 from hubstate.zoo.create import find_builder
 
-__all__ = ["Wanted", "chosen_tensors", "locked", "named", "wanted_size"]
+__all__ = ["Wanted", "locked", "named"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,42 +65,3 @@ def _named(name: str, registry: str | None) -> Wanted:
     reference = Reference.parse(source.reference)
     place = registry or source.registry
     return Wanted(reference=reference, pin=reference_pin(reference), registry=place)
-
-
-def chosen_tensors(release: Release, name: str, filter: Filter | None) -> list[str] | None:
-    """The tensors that are wanted of a file; None for the whole of it."""
-    if filter is None or not name.endswith(".safetensors"):
-        return None
-    record = release.source.records.get(name)
-    if release.manifest is None or record is None or not record.tensors:
-        raise InvalidSetting(
-            f"{release.reference}: {name}: a filter needs a manifest, and there is none"
-        )
-    passing = _passing(release.manifest, filter)
-    chosen = [tensor.name for tensor in record.tensors if tensor.name in passing]
-    return chosen if len(chosen) < len(record.tensors) else None
-
-
-def _passing(manifest: Manifest, filter: Filter) -> set[str]:
-    """The stored tensors that a filter of the model's names lets pass."""
-    entries = manifest.structure
-    ties = {entry.path: entry.tied_to for entry in entries if entry.tied_to}
-    names: Iterable[str] = [entry.path for entry in entries if filter(entry.path, None)]
-    if manifest.transforms:
-        from hubstate.loading import transform_entries  # here, because few releases have any
-
-        there, offered = transform_entries(entries, manifest.transforms)
-        names = there.needs(entry.path for entry in offered if filter(entry.path, None))
-    return {ties.get(name, name) for name in names}
-
-
-def wanted_size(release: Release, name: str, filter: Filter | None) -> int:
-    """The bytes that are wanted of a file."""
-    try:
-        chosen = chosen_tensors(release, name, filter)
-    except InvalidSetting:
-        return 0
-    if chosen is None:
-        return release.source.info(name).size or 0
-    tensors = release.source.records[name].tensors
-    return sum(tensor.stop - tensor.start for tensor in tensors if tensor.name in chosen)
