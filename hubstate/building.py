@@ -101,6 +101,11 @@ class SkippedInit:
         with torch._C.DisableTorchFunction():
             return self._hold(tensor, (initialiser, args, {}), overwrites=True)
 
+    def hold_fresh(self, tensor: Tensor, initialiser: Callable[..., object], *args: object) -> None:
+        """As ``hold``, for a parameter of which nobody knows yet."""
+        if memory := tensor.data_ptr():
+            self._calls[memory] = [(initialiser, args, {})]
+
     def _hold(self, target: Tensor, call: _Call, *, overwrites: bool) -> bool:
         """Take a call into keeping; False where it must run now."""
         memory = _memory(target)

@@ -25,6 +25,8 @@ P = ParamSpec("P")
 Layer = TypeVar("Layer", bound=nn.Module)
 _Make = Callable[[], nn.Module]
 
+# What nn.Parameter(values) comes down to; thousands are made in a block.
+_as_parameter: Any = torch.Tensor._make_subclass
 _CONTAINERS = frozenset({dict, list, set, OrderedDict})
 
 
@@ -86,8 +88,9 @@ class _Prototype:
             own[name] = value.copy() if type(value) in _CONTAINERS else value
         with torch._C.DisableTorchFunction():
             for name, first in self.parameters:
-                parameter = own["_parameters"][name] = nn.Parameter(torch.empty_like(first))
-                block.hold(parameter, _as_constructed, parameter, name, self.make)
+                values = torch.empty_like(first)
+                parameter = own["_parameters"][name] = _as_parameter(nn.Parameter, values, True)
+                block.hold_fresh(parameter, _as_constructed, parameter, name, self.make)
             for name, buffer in self.buffers:
                 own["_buffers"][name] = buffer.clone()
         return layer
