@@ -12,6 +12,8 @@ HUBSTATE_AUTHOR                             who publishes; else the user's name
 LOCAL_RANK                                  set by torchrun: which of a machine's processes
 REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE,         certificates that servers are held to; certifi's,
 then SSL_CERT_FILE                          if none of them is set
+HTTP_PROXY, HTTPS_PROXY, ALL_PROXY,         proxies, and what is reached without one; in
+NO_PROXY                                    lower case too, as requests reads them
 ==========================================  ===============================================
 
 A variable that is set but empty counts as not set.
@@ -34,12 +36,14 @@ __all__ = [
     "local_rank",
     "lock",
     "offline",
+    "proxy_variables",
     "registry",
     "token",
 ]
 
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"0", "false", "no", "off"})
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUEST_METHOD")
 _SCHEMES = frozenset({"file", "http", "https"})
 
 
@@ -143,6 +147,11 @@ def ca_bundle() -> str | None:
     """The certificates that servers are held to, if others than the usual ones are meant."""
     names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
     return next(filter(None, map(_value, names)), None)
+
+
+def proxy_variables() -> tuple[str | None, ...]:
+    """All variables that have a say in which proxy is used, for those who ask requests of it."""
+    return tuple(os.environ.get(name) for word in _PROXIES for name in (word, word.lower()))
 
 
 def author() -> str:

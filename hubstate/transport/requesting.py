@@ -27,7 +27,6 @@ _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two arrivals of bytes
 _HOPS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONNECTIONS = 32  # kept open for each host
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUEST_METHOD")
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -138,9 +137,8 @@ class _Bearer:
 
 def _proxies(url: str) -> dict[str, str]:
     """The proxies for a URL, looked for once: requests walks through all variables each time."""
-    variables = (os.environ.get(name) for word in _PROXIES for name in (word, word.lower()))
     parts = urlsplit(url)
-    return _find_proxies(f"{parts.scheme}://{parts.netloc}", tuple(variables))
+    return _find_proxies(f"{parts.scheme}://{parts.netloc}", settings.proxy_variables())
 
 
 @functools.lru_cache(maxsize=256)
