@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from earlier import earlier_densenet121
 from quick import publish_quickly
 from safetensors.torch import save_file
+from test_peers import theirs  # noqa: F401 (a fixture)
 from torch import nn
 from toys import toy
 
@@ -28,6 +30,7 @@ from hubstate.transforms import resolve
 from hubstate.warm.wanted import chosen_tensors
 from hubstate.zoo import densenet121, vit_b_32
 from hubstate.zoo.builders import register_model
+from hubstate.zoo.vision_transformer import Plan, VisionTransformer
 
 IMAGES = (1, 3, 64, 64)
 RULES = [{"rename": r"(.*\.denselayer\d+\.(?:norm|conv))\.([12])\.(.*)", "to": r"\1\2.\3"}]
@@ -269,3 +272,39 @@ def test_the_command_line_publishes_shows_and_exports_with_rules(tmp_path: Path,
     model = toy(pretrained="org/cli")
     assert torch.equal(model.fc.weight, state["fc.weight"])
     assert run("publish", "org/cli", *words[:2], *words[2:], "--transforms", str(rules))[0] == 0
+
+
+# beside torchvision
+
+
+@pytest.mark.peer
+def test_torchvision_s_own_loader_of_old_names_comes_to_the_same(theirs: Any) -> None:  # noqa: F811
+    torch.manual_seed(0)
+    state = earlier_densenet121(num_classes=3).state_dict()
+    state = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
+    weights = SimpleNamespace(get_state_dict=lambda **_: dict(state))
+    peer = theirs.densenet121(num_classes=3).eval()
+    theirs.densenet._load_state_dict(peer, weights, progress=False)
+    mine = densenet121(num_classes=3).eval()
+    (rules,) = densenet121.registration.migrations.values()
+    hubstate.loadmodel(mine, state, transforms=rules)
+    images = torch.randn(IMAGES)
+    assert torch.allclose(mine(images), peer(images), atol=1e-5)
+
+
+@pytest.mark.peer
+def test_torchvision_s_hook_for_old_perceptrons_comes_to_the_same(theirs: Any) -> None:  # noqa: F811
+    torch.manual_seed(0)
+    kind = theirs.vision_transformer.VisionTransformer
+    peer, other = (kind(32, 16, 2, 2, 16, 32, num_classes=3).eval() for _ in range(2))
+    old = {
+        name.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): tensor
+        for name, tensor in other.state_dict().items()
+    }
+    peer.load_state_dict(old)
+    plan = Plan(patch=16, layers=2, heads=2, width=16, hidden=32)
+    mine = VisionTransformer(plan, num_classes=3, image_size=32).eval()
+    (rules,) = vit_b_32.registration.migrations.values()
+    hubstate.loadmodel(mine, old, transforms=rules)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(mine(images), peer(images), atol=1e-5)

@@ -225,6 +225,7 @@ FIELDS = {
     "sizes": st.lists(st.sampled_from([-1, 0, 1, 2, 2**62]), max_size=3),
     "grid": st.lists(st.sampled_from([-1, 0, 1, 3, 2**62]), max_size=3),
     "prefix": st.sampled_from([-1, 0, 1, 2**62]),
+    "shift": st.lists(st.sampled_from([-1, 2**62]), max_size=2),
     "count": st.sampled_from([-1, 0, 1, 5, 1 << 16, 2**62]),
     "value": st.sampled_from([0, -1.5, 1e308]),
     "eps": st.sampled_from([0, -1, 1e-5]),

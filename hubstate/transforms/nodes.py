@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hubstate.errors import reason
 from hubstate.rules import Rule, names_in
 
 __all__ = [
@@ -146,4 +147,4 @@ def each(
 
 def said(error: Exception) -> str:
     """The first line of an error of torch's."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return reason(error).splitlines()[0]
