@@ -19,7 +19,7 @@ WORDS = [
     *("report", "manifest", "difference", "card", "reference", "settings", "collector", "scratch"),
 ]
 BYTES = [
-    *("progress", "blobs", "transport", "endpoints", "lock", "cache", "release", "hub"),
+    *("progress", "copying", "blobs", "transport", "endpoints", "lock", "cache", "release", "hub"),
     *("bundle", "subject"),
 ]
 TORCH = [

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,21 @@ from torch import nn
 
 from hubstate import hub as hubs
 from hubstate import warm
-from hubstate.blobs import Blobs
+from hubstate.blobs import Blobs, FileInfo
 from hubstate.cache import Cache, donors, remove
 from hubstate.cache.releases import Releases
 from hubstate.cli import main
+from hubstate.copying import copy_range, split
 from hubstate.digest import Digest
 from hubstate.endpoints.http import HttpEndpoint
-from hubstate.errors import Unreachable
+from hubstate.errors import DigestMismatch, Unreachable
 from hubstate.hub import Release, publish_files
 from hubstate.manifest import parse
 from hubstate.progress import quiet
 from hubstate.reference import Reference
 from hubstate.transport import Patience
 from hubstate.transport.chunks import Chunk
-from hubstate.transport.copying import copy_range, join, split
+from hubstate.transport.copies import join
 from hubstate.transport.part import read_journal
 from hubstate.warm.families import families
 
@@ -194,8 +195,12 @@ def test_nothing_is_looked_for_where_the_file_is_there(
     release(hub).path(NAME)
     monkeypatch.delattr(donors, "find_chunks")
     assert release(hub).path(NAME).read_bytes() == hub.files[NAME]
-    code = "import sys, hubstate.hub; print('donors' in str(sys.modules), 'copying' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False False\n"
+    code = (
+        "import sys, hubstate.hub; print([m for m in sys.modules if 'donors' in m or 'cop' in m])"
+    )
+    answer = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert "donors" not in answer
+    assert "hubstate.copying" not in answer
 
 
 # Parts of files
@@ -412,6 +417,24 @@ def test_a_range_arrives_as_far_as_the_source_has_it(
     assert found == data[start:stop]
     parts = split(start, stop, shift=shift, block=4096)
     assert [parts[0][0], *(stop for _, stop in parts)] == [*(start for start, _ in parts), stop]
+
+
+@pytest.mark.parametrize("size", [None, 4_000, 4_097, 5_000])
+def test_a_file_is_stored_from_where_it_was_read_to_and_is_as_long_as_stated(
+    tmp_path: Path, size: int | None
+) -> None:
+    data = os.urandom(4_197)
+    (tmp_path / "source").write_bytes(data)
+    told: list[int] = []
+    with (tmp_path / "source").open("rb", buffering=0) as source:
+        source.seek(100)
+        with pytest.raises(DigestMismatch) if size in (4_000, 5_000) else nullcontext():
+            digest, status = Blobs(tmp_path).add(
+                source, info=FileInfo(size=size), what="source", progress=told.append
+            )
+    if size in (None, 4_097):
+        assert (digest, status.st_size, sum(told)) == (Digest.of(data[100:]), 4_097, 4_097)
+        assert Blobs(tmp_path).path(digest).read_bytes() == data[100:]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5), st.integers(0, 9))))

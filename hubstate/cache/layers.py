@@ -18,6 +18,7 @@ processes may use one folder, each knowing nothing of the others.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -160,7 +161,7 @@ class Cache:
         blobs = Blobs(folder)
         with reachable(f"{what}: cannot be written to the cache {folder}"):
             blobs.discard_temporaries()
-            source = _Guarded(stream, what)
+            source = stream if isinstance(stream, io.FileIO) else _Guarded(stream, what)
             digest, status = blobs.add(source, info=info, what=what, progress=progress)
         write_receipt(folder, folder, digest, status=status)
         return blobs.path(digest), digest

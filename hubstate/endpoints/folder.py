@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hubstate.blobs import Stream, reachable
 from hubstate.endpoints.base import TIP, Changes, Commit, Refs, matching
@@ -149,10 +150,10 @@ class FolderEndpoint:
             raise FileNotInRelease(f"{commit.repo}@{commit.id}: no file {path!r}")
         what = f"{self.root}: cannot read {path} of {commit.repo}@{commit.id}"
         with reachable(what):
-            file = self._shelf.blobs.path(info.digest).open("rb", buffering=0)
+            file = _File(self._shelf.blobs.path(info.digest), what)
         with file:
             file.seek(start)
-            yield _Window(file, None if stop is None else stop - start, what)
+            yield file if stop is None else _Window(file, stop - start)
 
     def repositories(self, pattern: str = "*") -> Iterator[str]:
         """The repositories in which something was published; none where there is no registry.
@@ -234,18 +235,26 @@ class FolderEndpoint:
         set_tag(self._shelf, found, tag, author=author)
 
 
-class _Window:
-    """A range of an open file; reading errors name the file that was asked for."""
+class _File(io.FileIO):
+    """A file; errors in reading name the one that was asked for."""
 
-    def __init__(self, file: io.FileIO, left: int | None, what: str) -> None:
-        self._file = file
-        self._left = left
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(path)
         self._what = what
 
-    def readinto(self, buffer: memoryview, /) -> int | None:
+    def readinto(self, buffer: Any, /) -> int | None:
         with reachable(self._what):
-            if self._left is None:
-                return self._file.readinto(buffer)
-            count = self._file.readinto(buffer[: self._left]) or 0
-            self._left -= count
-            return count
+            return super().readinto(buffer)
+
+
+class _Window:
+    """The next bytes of an open file."""
+
+    def __init__(self, file: io.FileIO, left: int) -> None:
+        self._file = file
+        self._left = left
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        count = self._file.readinto(buffer[: self._left]) or 0
+        self._left -= count
+        return count

@@ -31,7 +31,7 @@ from hubstate.digest import Digest, hash_ranges
 from hubstate.transport.chunks import Chunk, Range, union
 
 if TYPE_CHECKING:
-    from hubstate.transport.copying import Copy
+    from hubstate.transport.copies import Copy
 
 __all__ = ["Part", "adopt_run", "read_journal", "room_of", "runs_in", "start_run"]
 
@@ -142,7 +142,8 @@ class Part:
         Raises:
             OSError: this file cannot be written.
         """
-        from hubstate.transport.copying import batches, copy_range, join
+        from hubstate.copying import copy_range
+        from hubstate.transport.copies import batches, join
 
         try:
             descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))

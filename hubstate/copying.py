@@ -1,4 +1,4 @@
-"""Chunks of one file into another, without their bytes passing through this process if possible.
+"""Bytes of one file into another, without passing through this process if possible.
 
 ::
 
@@ -13,45 +13,14 @@ them in the kernel, or on the server that has them.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-from collections.abc import Iterable, Iterator
 
-from hubstate.transport.chunks import Chunk, Range
+__all__ = ["STEP", "copy_range", "split"]
 
-__all__ = ["Copy", "batches", "copy_range", "join", "split"]
-
-Copy = tuple[Chunk, int]
-"""A chunk, and where its bytes begin in another file."""
+STEP = 64 << 20
+"""Bytes to copy at a time: an interrupt waits for so much, and it is in memory to be hashed."""
 
 _BLOCK = 1 << 20
-_BATCH = 64 << 20  # bytes: an interrupt waits for so much, and it is in memory when it is hashed
-
-
-def batches(copies: Iterable[Copy]) -> Iterator[list[Copy]]:
-    """Copies in the order of their targets, as many as are soon done at a time."""
-    ordered = sorted(copies, key=lambda copy: copy[0].start)
-    for _, batch in itertools.groupby(ordered, key=lambda copy: copy[0].start // _BATCH):
-        yield list(batch)
-
-
-def join(copies: Iterable[Copy]) -> list[tuple[int, int, int]]:
-    """Start and stop in the source, and start in the target, of what lies together in both.
-
-    >>> join([(Chunk(0, 4), 10), (Chunk(4, 6), 14), (Chunk(8, 9), 18)])
-    [(10, 16, 0), (18, 19, 8)]
-    """
-    joined: list[tuple[int, int, int]] = []
-    for chunk, start in copies:
-        if (
-            joined
-            and joined[-1][1] == start
-            and start - chunk.start == joined[-1][0] - joined[-1][2]
-        ):
-            joined[-1] = (joined[-1][0], start + chunk.size, joined[-1][2])
-        else:
-            joined.append((start, start + chunk.size, chunk.start))
-    return joined
 
 
 def copy_range(source: int, target: int, *, start: int, stop: int, at: int) -> None:
@@ -68,7 +37,7 @@ def copy_range(source: int, target: int, *, start: int, stop: int, at: int) -> N
         _copy_through_memory(source, target, done, end, shift)
 
 
-def split(start: int, stop: int, *, shift: int, block: int) -> list[Range]:
+def split(start: int, stop: int, *, shift: int, block: int) -> list[tuple[int, int]]:
     """A range in front of, of and behind whole blocks, if its copy has whole blocks there too.
 
     >>> split(1000, 9000, shift=8192, block=4096)
@@ -88,7 +57,7 @@ def _copy_in_kernel(source: int, target: int, start: int, stop: int, shift: int)
     if hasattr(os, "copy_file_range"):
         with contextlib.suppress(OSError):
             while start < stop:
-                size = min(_BATCH, stop - start)
+                size = min(STEP, stop - start)
                 count = os.copy_file_range(source, target, size, start, start + shift)
                 if not count:
                     break
