@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -143,11 +144,10 @@ def load_release(
             there, offered = _transformed(entries, [*rules, *adaptation.rules])
         plan = plan_entries(model, offered, filter=filter, strict=strict, rename=rename, fresh=True)
         wanted = plan.wanted if there is None else there.needs(plan.wanted)
+        read = read_weights if copy else functools.partial(map_weights, prefault=prefault)
         tensors: dict[str, Tensor] = {}
         for path, names in _files(release, entries, wanted):
-            tensors |= (
-                read_weights(path, names) if copy else map_weights(path, names, prefault=prefault)
-            )
+            tensors |= read(path, names)
         if there is not None:
             tensors |= {e.path: tensors[e.tied_to] for e in entries if e.tied_to in tensors}
             tensors = there.apply(tensors, names=plan.wanted)
