@@ -3,6 +3,9 @@
 ::
 
     reference ─ open_release ─> manifest, or the header of a plain safetensors file
+                                    │ gather_rules: the release's, the builder's, the call's
+                                    ▼
+                            names and shapes as the model has them
                                     │ plan_entries: every difference, before a weight byte moves
                                     ▼
                                   Plan ─ wanted names ─> weights files, from cache or registry
