@@ -20,6 +20,7 @@ from toys import toy
 import hubstate
 from hubstate.convert import export_weights
 from hubstate.errors import InvalidSetting, StructureMismatch
+from hubstate.fetching import wanted_tensors
 from hubstate.gate import inspect
 from hubstate.hub import publish_files
 from hubstate.manifest import NAME, Manifest, dump, parse
@@ -27,7 +28,6 @@ from hubstate.rules import dump_rules, parse_rules
 from hubstate.staging import Description, recorded_builder, refusals, stage
 from hubstate.subject import open_subject
 from hubstate.transforms import resolve
-from hubstate.warm.wanted import chosen_tensors
 from hubstate.zoo import densenet121, vit_b_32
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.vision_transformer import Plan, VisionTransformer
@@ -267,8 +267,8 @@ def test_the_command_line_publishes_shows_and_exports_with_rules(tmp_path: Path,
     exported = export_weights(subject, tmp_path / "out.safetensors", to="safetensors")
     assert all(torch.equal(exported[name], state[name]) for name in state)
     assert subject.release is not None
-    chosen = chosen_tensors(subject.release, "model.safetensors", hubstate.only("fc"))
-    assert chosen == ["head.bias", "head.weight"]
+    chosen = wanted_tensors(subject.release, "model.safetensors", hubstate.only("fc"))
+    assert [tensor.name for tensor in chosen or ()] == ["head.bias", "head.weight"]
     model = toy(pretrained="org/cli")
     assert torch.equal(model.fc.weight, state["fc.weight"])
     assert run("publish", "org/cli", *words[:2], *words[2:], "--transforms", str(rules))[0] == 0
