@@ -4,7 +4,8 @@
 
     FOLDER/
     ├── blobs/sha256/ab/<64 hex digits>   never changes; mode 0444 less the umask
-    └── tmp/<process>-<random>            what is being written; left behind only by a kill
+    └── tmp/<process>-<random>            what is being written; left behind only by a kill;
+                                          or a folder of such files, see hubstate.scratch
 
 A writer fills a file of its own in ``tmp``, has it reach the disk, and renames or links it.
 Nothing here takes a lock, so a killed writer holds nobody up, and it works on NFS.
@@ -16,6 +17,7 @@ import contextlib
 import hashlib
 import io
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hubstate.digest import Digest
+from hubstate.digest import Digest, hash_file
 from hubstate.errors import DigestMismatch, Unreachable
 
 __all__ = [
@@ -202,16 +204,42 @@ class Blobs:
             sync_folder(path.parent)
             return digest, os.fstat(descriptor)
 
+    def adopt(self, path: Path) -> tuple[Digest, os.stat_result]:
+        """Make a blob of a file below ``tmp``, which is whole: it is hashed, and moved.
+
+        Raises:
+            OSError: the file cannot be read, or the folder not written.
+        """
+        digest = hash_file(path)
+        place = self.path(digest)
+        if kept := _touch(place, path.stat().st_size):
+            return digest, kept
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+        path.chmod(path.stat().st_mode & 0o444)  # the umask has been taken from it already
+        os.utime(path)  # so that it is not swept as unused
+        make_folders(place.parent)
+        os.replace(path, place)
+        sync_folder(place.parent)
+        return digest, place.stat()
+
     def discard_temporaries(self, *, age: float = DAY, dry_run: bool = False) -> list[Path]:
         """Remove what killed writers left behind, once it is older than ``age`` seconds."""
         found = []
         for path in self.temporaries.glob("*"):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > age:
+                if time.time() - _last_write(path) > age:
                     if not dry_run:
-                        path.unlink()
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
                     found.append(path)
         return found
+
+
+def _last_write(path: Path) -> float:
+    """When a file, or the youngest in a folder, was last written to."""
+    inside = path.iterdir() if path.is_dir() else ()
+    times: list[float] = [part.stat().st_mtime for part in (path, *inside)]
+    return max(times)
 
 
 def _touch(path: Path, size: int) -> os.stat_result | None:

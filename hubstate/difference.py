@@ -89,11 +89,17 @@ def tensor_records(manifest: Manifest) -> dict[str, TensorRecord]:
     return {tensor.name: tensor for file in manifest.files for tensor in file.tensors}
 
 
+def _places(manifest: Manifest) -> dict[str, str]:
+    """The file that each tensor is in."""
+    return {tensor.name: file.path for file in manifest.files for tensor in file.tensors}
+
+
 def _meaning(old: Manifest, new: Manifest) -> tuple[str, ...]:
     names = ["builder", "preprocessing", "labels", "metrics", "license", "probe", "structure"]
-    return tuple(
-        name for name in (*names, "transforms") if getattr(old, name) != getattr(new, name)
-    )
+    found = [name for name in (*names, "transforms") if getattr(old, name) != getattr(new, name)]
+    before, after = _places(old), _places(new)
+    moved = any(before[name] != after[name] for name in before.keys() & after.keys())
+    return (*found, *(["files"] if moved else []))
 
 
 def _form(record: TensorRecord) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hubstate.building import SkippedInit, skip_init
 from hubstate.errors import GateRefused, HubstateError
 from hubstate.loading import assign_tensors, describe, plan_entries, transform_entries
 from hubstate.manifest import (
@@ -31,8 +32,9 @@ from hubstate.manifest import (
     verify_file,
 )
 from hubstate.probe import check_probe
+from hubstate.shards import INDEX_SUFFIX, open_index
 from hubstate.weights import map_weights
-from hubstate.zoo.create import build
+from hubstate.zoo.create import maker_of
 
 __all__ = ["inspect", "pass_gate"]
 
@@ -67,20 +69,25 @@ def inspect(folder: Path) -> list[str]:
     """Every reason why the release in a folder is not what its manifest says."""
     manifest = parse((folder / NAME).read_bytes())
     problems = [p for file in manifest.files for p in verify_file(folder / file.path, file)]
-    if problems or manifest.builder is None:
+    if problems:
         return problems
     try:
-        model = _rebuild(manifest.builder)
-        return list(_differences(model, folder, manifest))
+        for file in manifest.files:
+            if file.path.endswith(INDEX_SUFFIX):
+                open_index(folder / file.path)
+        return list(_differences(manifest.builder, folder, manifest)) if manifest.builder else []
     except GateRefused as error:
         return list(error.problems)
     except HubstateError as error:
         return [str(error)]
 
 
-def _rebuild(record: BuilderRecord) -> nn.Module:
+def _rebuild(record: BuilderRecord) -> tuple[nn.Module, SkippedInit]:
+    """The model as a load makes it: its parameters take no memory before they have values."""
     try:
-        return build(record)
+        make = maker_of(record)
+        with skip_init() as skipped:
+            return make(), skipped
     except HubstateError:
         raise
     except Exception as error:
@@ -88,7 +95,8 @@ def _rebuild(record: BuilderRecord) -> nn.Module:
         raise GateRefused([f"builder {record.name}: fails in a fresh process: {what}"]) from error
 
 
-def _differences(model: nn.Module, folder: Path, manifest: Manifest) -> Iterator[str]:
+def _differences(record: BuilderRecord, folder: Path, manifest: Manifest) -> Iterator[str]:
+    model, skipped = _rebuild(record)
     entries: tuple[Entry, ...] = manifest.structure
     there = None
     if manifest.transforms:
@@ -100,7 +108,8 @@ def _differences(model: nn.Module, folder: Path, manifest: Manifest) -> Iterator
             tensors |= map_weights(folder / file.path)
     if there is not None:
         tensors = there.apply(tensors)
-    assign_tensors(plan, tensors)
+    report = assign_tensors(plan, tensors)
+    skipped.finish(model, loaded=frozenset(report.loaded))
     loaded = model.state_dict()
     for name, tensor in tensors.items():
         if not _same_bytes(loaded[name], tensor):

@@ -197,16 +197,19 @@ def _transformed(
 
 
 def entries_of(release: Release) -> Iterable[Entry]:
-    """The structure of a release: its manifest's, or the tensors that its weights' header names.
+    """The structure of a release: its manifest's, or the tensors that its weights' headers name.
 
     Raises:
         FileNotInRelease: there is neither.
-        InvalidWeights: a header that breaks the format.
+        InvalidWeights: a header that breaks the format, or an index that disagrees with them.
     """
     if release.manifest is not None:
         return release.manifest.structure
-    tensors = release.weights_header().tensors.values()
-    return [Entry(path=t.name, kind="param", shape=t.shape, dtype=t.dtype) for t in tensors]
+    return [
+        Entry(path=tensor.name, kind="param", shape=tensor.shape, dtype=tensor.dtype)
+        for header in release.weights_headers().values()
+        for tensor in header.tensors.values()
+    ]
 
 
 def _files(
@@ -215,16 +218,19 @@ def _files(
     """Each weights file that has something wanted, and what: only that is fetched from a server."""
     ties = {entry.path: entry.tied_to for entry in entries if entry.tied_to}
     stored = {ties.get(name, name) for name in wanted}
-    for name, held in _holdings(release, entries):
+    for name, held in _holdings(release):
         if chosen := stored & held:
             whole = len(chosen) == len(held)
             yield release.path(name) if whole else release.tensors_path(name, chosen), chosen
+        else:
+            release.keep_header(name)
 
 
-def _holdings(release: Release, entries: Iterable[Entry]) -> Iterator[tuple[str, set[str]]]:
+def _holdings(release: Release) -> Iterator[tuple[str, set[str]]]:
     """The weights files of a release and the names of the tensors in each."""
     if release.manifest is None:
-        yield release.weights, {entry.path for entry in entries}
+        for name, header in release.weights_headers().items():
+            yield name, set(header.tensors)
         return
     for file in release.manifest.files:
         if file.tensors:

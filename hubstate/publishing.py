@@ -3,7 +3,8 @@
 ::
 
     a staged release              what is in it
-    ├── model.safetensors         every tensor once, under its state_dict() key
+    ├── model.safetensors         every tensor once, under its state_dict() key; if they are too
+    │                             large for one file, the files of hubstate.shards
     ├── hubstate.json             the manifest
     ├── config.json               what timm and mixin loaders read
     └── README.md                 the model card
@@ -19,6 +20,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from hubstate import settings
 from hubstate.difference import Difference, compare
 from hubstate.errors import GateRefused, InvalidSetting, RepositoryNotFound, RevisionNotFound
 from hubstate.gate import pass_gate
@@ -29,6 +31,7 @@ from hubstate.reference import Reference
 from hubstate.rules import Rules as Transforms
 from hubstate.rules import parse_rules
 from hubstate.scratch import scratch_folder
+from hubstate.shards import parse_size
 from hubstate.staging import Description, preprocessing_of, recorded_builder, refusals, stage
 
 __all__ = ["Publication", "publish"]
@@ -111,6 +114,7 @@ def publish(
     message: str | None = None,
     allow_nonfinite: bool = False,
     allow_equal: bool = False,
+    max_shard_size: int | str | None = None,
     dry_run: bool = False,
     registry: str | None = None,
 ) -> Publication:
@@ -145,6 +149,11 @@ def publish(
         message: the commit's message.
         allow_nonfinite: accept NaN and infinite values.
         allow_equal: accept a release whose tensors all equal the last one's.
+        max_shard_size: the bytes of tensors in one file, as a number or as ``5GB`` or ``500MB``;
+            by default what ``HUBSTATE_MAX_SHARD_SIZE`` says, or 5GB. A larger state is published
+            as ``model-00001-of-0000N.safetensors`` … with an index, as huggingface_hub and
+            transformers do it. The memory that publishing takes besides the model is less than
+            that of one such file and 200 MB.
         dry_run: do everything but the commit.
         registry: a folder or URL instead of the configured registry.
 
@@ -166,7 +175,8 @@ def publish(
     if isinstance(probe, int):
         raise TypeError(f"probe is the shape of an input, such as (2, 3, 224, 224), not {probe}")
     target = target_of(repository, branch)
-    open_registry(registry)  # one that cannot be asked is told before anything is written
+    limit = settings.max_shard_size() if max_shard_size is None else parse_size(max_shard_size)
+    endpoint = open_registry(registry)  # one that cannot be asked is told before all else
     meaning = Description(
         builder=None if weights_only else recorded_builder(model, builder, arguments),
         license=license,
@@ -182,9 +192,9 @@ def publish(
     )
     if problems := refusals(model, meaning, allow_nonfinite=allow_nonfinite):
         raise GateRefused(problems)
-    with scratch_folder() as folder:
+    with scratch_folder(endpoint.scratch) as folder:
         with step("writing and hashing the weights"):
-            manifest = stage(model, folder, meaning, repository=target.repo)
+            manifest = stage(model, folder, meaning, repository=target.repo, limit=limit)
         plan = _plan(target, tag, manifest, registry)
         if plan.action == "unchanged":
             return _keep(plan, dry_run=dry_run, registry=registry)

@@ -24,7 +24,8 @@ __all__ = ["WEIGHTS", "Release", "read_release"]
 
 WEIGHTS = "model.safetensors"
 _PREFIX = 64 << 10  # one request of this size holds the header of most weights files
-_LARGEST_MANIFEST = 32 << 20
+_LARGEST = 32 << 20  # bytes of a manifest, or of an index
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,7 +123,8 @@ class Release:
         """The name of the file with the weights.
 
         Raises:
-            FileNotInRelease: there is no safetensors file, or there are several.
+            FileNotInRelease: there is no safetensors file, or there are several; see
+                :meth:`weights_headers`.
         """
         names = [name for name in sorted(self.source.infos) if name.endswith(".safetensors")]
         if WEIGHTS in names or len(names) == 1:
@@ -155,6 +157,49 @@ class Release:
         if missing > 0 and len(prefix) == _PREFIX:
             prefix += self._range(name, _PREFIX, _PREFIX + missing)
         return parse_header(prefix, file_size=info.size)
+
+    def weights_headers(self) -> Mapping[str, Header]:
+        """The structure of every weights file, by name, without fetching the weights.
+
+        Without a manifest, these are ``model.safetensors``, or the shards that an index names, or
+        the only safetensors file.
+
+        Raises:
+            FileNotInRelease: there are none, or several and no index, or a shard is not there.
+            InvalidWeights: a file is not in safetensors format, or an index is not one, or it
+                does not agree with the files that it names.
+            The same as :meth:`path` otherwise.
+        """
+        if self.manifest is not None:
+            names = [file.path for file in self.manifest.files if file.tensors]
+        elif index := self._index():
+            names = self._shards(index)
+        else:
+            names = [self.weights]
+        return {name: self.weights_header(name) for name in names}
+
+    def _index(self) -> str | None:
+        """The index of a repository without manifest, where one file of weights is not all."""
+        ending = f"{WEIGHTS.removeprefix('model')}.index.json"
+        names = [name for name in self.source.infos if name.endswith(ending) and "/" not in name]
+        if WEIGHTS in self.source.infos:
+            return None
+        return f"{WEIGHTS}.index.json" if len(names) > 1 else next(iter(names), None)
+
+    def _shards(self, index: str) -> list[str]:
+        """The files that an index names, once their headers agree with it."""
+        from concurrent.futures import ThreadPoolExecutor  # here, as few releases have an index
+
+        from hubstate.shards import check_files, check_shards, read_index
+
+        what = f"{index} of {self.source.where}"
+        _check_size(self.source, index)
+        weight_map = read_index(self.read(index), what=what)
+        names = check_files(weight_map, self.source.infos, what=what)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            headers = dict(zip(names, pool.map(self.weights_header, names), strict=True))
+        check_shards(weight_map, {n: h.tensors for n, h in headers.items()}, what=what)
+        return names
 
     def tensors_path(
         self, name: str, tensors: Collection[str], *, progress: Hook | None = None
@@ -202,6 +247,14 @@ class Release:
         with _shown(str(self.reference), total, progress) as hook:
             return self.source.obtain_tensors(name, tensors, header=header, progress=hook)
 
+    def keep_header(self, name: str) -> None:
+        """Have the header of a weights file in the cache, if nothing else says what is in it.
+
+        Of several files without a manifest, all headers are needed to load any tensor.
+        """
+        if self.manifest is None and self.source.endpoint.remote:
+            self.tensors_path(name, (), progress=quiet)
+
     def _range(self, name: str, start: int, stop: int) -> bytes:
         if path := self.source.find(name):
             with path.open("rb") as file:
@@ -238,7 +291,7 @@ def read_release(source: Source) -> Release:
     if MANIFEST not in source.infos:
         check_info(FileInfo(size=None, digest=wanted), FileInfo(size=None), what=source.where)
         return _release(source, None, None)
-    _check_size(source)
+    _check_size(source, MANIFEST)
     path = source.obtain(MANIFEST, progress=quiet)
     digest = source.infos[MANIFEST].digest
     what = f"{MANIFEST} of {source.where}"
@@ -258,12 +311,11 @@ def _release(source: Source, manifest: Manifest | None, digest: Digest | None) -
     )
 
 
-def _check_size(source: Source) -> None:
-    size = source.info(MANIFEST).size or 0
-    if size > _LARGEST_MANIFEST:
-        raise InvalidManifest(
-            f"{MANIFEST} of {source.where}: {size} bytes, expected at most {_LARGEST_MANIFEST}"
-        )
+def _check_size(source: Source, name: str) -> None:
+    size = source.info(name).size or 0
+    if size > _LARGEST:
+        error = InvalidManifest if name == MANIFEST else InvalidWeights
+        raise error(f"{name} of {source.where}: {size} bytes, expected at most {_LARGEST}")
 
 
 def _hold_against(source: Source, manifest: Manifest) -> None:

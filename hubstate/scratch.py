@@ -1,6 +1,6 @@
 """Folders for work in progress, which a killed process leaves behind for the next one to clear.
 
-They lie in the system's folder for temporary files, named by host and process::
+They lie in the system's folder for temporary files, or in another one, named by host and process::
 
     hubstate-<8 hex of the host's name>-<process>-<random>/
 """
@@ -21,8 +21,11 @@ __all__ = ["scratch_folder"]
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     """An empty folder that is removed after the block; those of dead processes are removed first.
+
+    Args:
+        parent: where it is made, instead of the system's folder for temporary files.
 
     >>> with scratch_folder() as folder:
     ...     list(folder.iterdir())
@@ -30,11 +33,12 @@ def scratch_folder() -> Iterator[Path]:
     >>> folder.exists()
     False
     """
-    for path in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
+    place = Path(tempfile.gettempdir()) if parent is None else parent
+    for path in place.glob(f"{_prefix()}*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             if path.lstat().st_uid == os.getuid() and not _is_alive(int(path.name.split("-")[2])):
                 shutil.rmtree(path)
-    with tempfile.TemporaryDirectory(prefix=f"{_prefix()}{os.getpid()}-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{_prefix()}{os.getpid()}-", dir=place) as folder:
         yield Path(folder)
 
 

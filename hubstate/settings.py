@@ -9,6 +9,7 @@ HUBSTATE_CATALOGUE                          further catalogue files, separated a
 HUBSTATE_LOCK                               the lock file; else the nearest hubstate.lock
 HUBSTATE_FROZEN                             only pinned references
 HUBSTATE_AUTHOR                             who publishes; else the user's name
+HUBSTATE_MAX_SHARD_SIZE                     bytes of a published weights file: 5GB, if not set
 LOCAL_RANK                                  set by torchrun: which of a machine's processes
 REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE,         certificates that servers are held to; certifi's,
 then SSL_CERT_FILE                          if none of them is set
@@ -35,6 +36,7 @@ __all__ = [
     "frozen",
     "local_rank",
     "lock",
+    "max_shard_size",
     "offline",
     "proxy_variables",
     "registry",
@@ -164,6 +166,18 @@ def author() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
         return "unknown"
+
+
+def max_shard_size() -> int:
+    """The bytes of tensors that a published weights file may have, before there are several.
+
+    Raises:
+        InvalidSetting: the value is no size.
+    """
+    from hubstate.shards import parse_size  # here, because only publishing needs it
+
+    name = "HUBSTATE_MAX_SHARD_SIZE"
+    return parse_size(_value(name) or "5GB", what=name)
 
 
 def _value(name: str) -> str | None:

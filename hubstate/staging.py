@@ -1,11 +1,13 @@
-"""A release on its way: what it means, whether it is fit, and its four files in a folder."""
+"""A release on its way: what it means, whether it is fit, and its files in a folder."""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,10 +23,12 @@ from hubstate.loading import describe, loadmodel
 from hubstate.manifest import (
     NAME,
     BuilderRecord,
+    FileRecord,
     Json,
     Manifest,
     Probe,
     dump,
+    hash_plain,
     hash_weights,
 )
 from hubstate.probe import make_probe
@@ -35,7 +39,7 @@ from hubstate.transforms import resolve
 from hubstate.walk import tensors_of
 from hubstate.walk.plain import fields_of, plain
 from hubstate.walk.traits import has_extra, unwrap
-from hubstate.weights import save_weights
+from hubstate.weights import save_sharded
 from hubstate.zoo.builders import builder_record, preprocessing_of, registered
 from hubstate.zoo.create import build
 
@@ -53,6 +57,7 @@ __all__ = [
 # https://spdx.github.io/spdx-spec/v2.3/SPDX-license-expressions/
 _ID = r"\(*[A-Za-z0-9][A-Za-z0-9.+-]*\)*"
 _LICENSE = re.compile(rf"{_ID}( (AND|OR|WITH) {_ID})*\Z")
+_BLOCK = 1 << 19  # values that are looked at together, so that little memory is taken
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
@@ -205,31 +210,54 @@ def _bad_values(tensor: torch.Tensor) -> int:
     if not real or tensor.is_meta or tensor.layout != torch.strided:
         return 0
     try:
-        whole = tensor.float() if tensor.element_size() == 1 else tensor  # fp8 has no isfinite
-    except NotImplementedError:  # nor can it be stored: it is refused by name when it is written
+        return sum(map(_count_bad, _blocks(tensor.detach())))
+    except NotImplementedError:  # it cannot be stored: it is refused by name when it is written
         return 0
-    return tensor.numel() - int(torch.isfinite(whole).sum())
 
 
-def stage(model: nn.Module, folder: Path, meaning: Description, *, repository: str) -> Manifest:
+def _count_bad(block: torch.Tensor) -> int:
+    whole = block.float() if block.element_size() == 1 else block  # fp8 has no isfinite
+    return block.numel() - int(torch.isfinite(whole).sum())
+
+
+def _blocks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Views of a tensor that cover it, none much larger than a block."""
+    if tensor.numel() <= _BLOCK:
+        yield tensor
+        return
+    side = max(range(tensor.dim()), key=lambda index: tensor.shape[index])
+    count = math.ceil(tensor.numel() / _BLOCK)
+    for part in torch.split(tensor, math.ceil(tensor.shape[side] / count), side):
+        yield from _blocks(part)
+
+
+def stage(
+    model: nn.Module, folder: Path, meaning: Description, *, repository: str, limit: int
+) -> Manifest:
     """Write a release's files into an empty folder and return its manifest.
+
+    Tensors of more than ``limit`` bytes in all are written to several files; see
+    :func:`hubstate.weights.save_sharded`.
 
     Raises:
         InvalidWeights: a tensor that safetensors cannot store; the path is named.
         GateRefused: a probe that cannot be recorded.
         Unreachable: the folder cannot be written.
     """
-    with reachable(f"the release cannot be put together in {folder} (TMPDIR names another place)"):
-        return _stage(model, folder, meaning, repository)
+    movable = Path(tempfile.gettempdir()) in folder.parents
+    hint = " (TMPDIR names another place)" if movable else ""
+    with reachable(f"the release cannot be put together in {folder}{hint}"):
+        return _stage(model, folder, meaning, repository, limit)
 
 
-def _stage(model: nn.Module, folder: Path, meaning: Description, repository: str) -> Manifest:
-    path = folder / WEIGHTS
+def _stage(
+    model: nn.Module, folder: Path, meaning: Description, repository: str, limit: int
+) -> Manifest:
     tensors = tensors_of(model)
-    save_weights(path, tensors, metadata={"format": "pt"})
+    written = save_sharded(folder / WEIGHTS, tensors, limit=limit)
     manifest = Manifest(
         structure=describe(model),
-        files=(hash_weights(path),),
+        files=tuple(map(_record, written)),
         builder=meaning.builder,
         preprocessing=meaning.preprocessing,
         labels=meaning.labels,
@@ -258,6 +286,10 @@ def _computing(model: nn.Module, meaning: Description) -> nn.Module:
     except StructureMismatch as error:
         raise GateRefused([str(issue) for issue in error.issues]) from None
     return rebuilt
+
+
+def _record(path: Path) -> FileRecord:
+    return hash_weights(path) if path.suffix == ".safetensors" else hash_plain(path)
 
 
 def _probe(model: nn.Module, meaning: Description) -> Probe | None:

@@ -6,7 +6,7 @@ is known of it. So is a repository without a manifest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from hubstate.errors import InvalidWeights, NotFound
 from hubstate.header import Header, read_header
 from hubstate.hub import Release, open_release
 from hubstate.manifest import Entry, Manifest, hash_weights
+from hubstate.shards import INDEX_SUFFIX, open_index
 from hubstate.strictjson import loads
 
 __all__ = ["Subject", "entries_of_header", "is_file", "open_subject"]
@@ -35,7 +36,8 @@ class Subject:
     """Every file by name, in bytes; None where the registry does not tell."""
     weights: tuple[str, ...]
     """The names of the files that hold tensors."""
-    file: Path | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Weights files of one's own, by name."""
     release: Release | None = field(default=None, repr=False)
 
     def hashed(self) -> Manifest:
@@ -57,7 +59,7 @@ class Subject:
             HubstateError: see ``Release.path``.
         """
         if self.release is None:
-            return {name: self.file for name in self.weights if self.file}
+            return self.files
         return {name: self.release.path(name) for name in self.weights}
 
 
@@ -67,15 +69,15 @@ def is_file(text: str) -> bool:
     >>> is_file("model.safetensors"), is_file("org/name@v1")
     (True, False)
     """
-    return text.endswith(_SUFFIX) or Path(text).is_file()
+    return text.endswith((_SUFFIX, INDEX_SUFFIX)) or Path(text).is_file()
 
 
 def open_subject(text: str, *, registry: str | None = None) -> Subject:
-    """Open what ``org/name@revision`` or the path of a safetensors file names.
+    """Open what ``org/name@revision``, or the path of a safetensors file or index, names.
 
     Raises:
         NotFound: no such file, repository, revision, or weights in it.
-        InvalidWeights: the file is not in safetensors format.
+        InvalidWeights: a file is not in safetensors format, or an index not one of its files.
         HubstateError: see ``open_release``.
     """
     if is_file(text):
@@ -83,8 +85,8 @@ def open_subject(text: str, *, registry: str | None = None) -> Subject:
     release = open_release(text, registry=registry)
     manifest, bare = release.manifest, release.manifest is None
     if manifest is None:
-        weights: tuple[str, ...] = (release.weights,)
-        manifest = _manifest(release.weights_header())
+        headers = release.weights_headers()
+        weights, manifest = tuple(headers), _manifest(headers.values())
     else:
         weights = tuple(file.path for file in manifest.files if file.tensors)
     return Subject(
@@ -99,21 +101,22 @@ def open_subject(text: str, *, registry: str | None = None) -> Subject:
 
 def _open_file(path: Path) -> Subject:
     try:
-        header = read_header(path)
+        files = open_index(path) if path.name.endswith(INDEX_SUFFIX) else {path.name: path}
+        headers = {name: read_header(file) for name, file in files.items()}
     except OSError as error:
         raise NotFound(f"{path}: {error.strerror or error}") from error
     return Subject(
         name=str(path),
-        manifest=_manifest(header),
+        manifest=_manifest(headers.values()),
         bare=True,
-        sizes={path.name: header.stop},
-        weights=(path.name,),
-        file=path,
+        sizes={name: header.stop for name, header in headers.items()},
+        weights=tuple(headers),
+        files=files,
     )
 
 
-def _manifest(header: Header) -> Manifest:
-    return Manifest(structure=tuple(entries_of_header(header)))
+def _manifest(headers: Iterable[Header]) -> Manifest:
+    return Manifest(structure=tuple(e for header in headers for e in entries_of_header(header)))
 
 
 def entries_of_header(header: Header) -> Iterator[Entry]:

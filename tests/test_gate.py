@@ -30,7 +30,7 @@ def staged(model: nn.Module, folder: Path) -> Path:
         probe_dtype="float32",
         weights_only=False,
     )
-    stage(model, folder, meaning, repository="org/toy")
+    stage(model, folder, meaning, repository="org/toy", limit=5 * 10**9)
     return folder
 
 

@@ -336,7 +336,7 @@ def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("hubstate.staging.save_weights", full)
+    monkeypatch.setattr("hubstate.staging.save_sharded", full)
     with pytest.raises(Unreachable, match=r"(?s)TMPDIR.*No space left"):
         push(trained())
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from hubstate.reference import Reference, quote_name, unquote_name
 
 __all__ = ["KnownRelease", "Releases"]
 
+_merging = threading.Lock()  # what is merged must not be overwritten by who merged at that time
 _USE = 3600.0  # seconds: the time of last use is kept to the hour, which costs nothing to read
 
 
@@ -133,14 +135,15 @@ class Releases:
         self._write(self._revision(endpoint, reference), {"commit": commit.id, "resolved": now})
 
     def _record_commit(self, endpoint: str, commit: Commit) -> None:
-        """Write a commit, unless it is there: another process may have measured digests."""
+        """Write a commit, unless it is there: another thread or process may measure digests."""
         known = None
-        with contextlib.suppress(OSError, Damaged):
-            known = self._commit(endpoint, commit.repo, commit.id)
-        merged = merge_digests(commit, known)
-        if merged != known:
-            path = self._repo(endpoint, commit.repo) / "commits" / f"{commit.id}.json"
-            write_file(path, dump_commit(merged), temporaries=self.folder / "tmp")
+        with _merging:
+            with contextlib.suppress(OSError, Damaged):
+                known = self._commit(endpoint, commit.repo, commit.id)
+            merged = merge_digests(commit, known)
+            if merged != known:
+                path = self._repo(endpoint, commit.repo) / "commits" / f"{commit.id}.json"
+                write_file(path, dump_commit(merged), temporaries=self.folder / "tmp")
 
     def _write(self, path: Path, record: dict[str, object]) -> None:
         write_file(path, dump_record(record), temporaries=self.folder / "tmp")

@@ -77,6 +77,8 @@ def _meaning(before: Manifest, after: Manifest, difference: Difference) -> dict[
 def _plain(name: str, manifest: Manifest) -> Any:
     from hubstate.manifest import dump
 
+    if name == "files":
+        return {file.path: len(file.tensors) for file in manifest.files}
     document: dict[str, Any] = json.loads(dump(manifest))
     return document[name]
 

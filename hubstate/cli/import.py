@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubstate.cli.output import as_json, pairs, show
+from hubstate.cli.output import as_json, max_shard_size, pairs, show
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,13 +50,15 @@ __all__ = ["command"]
 @click.option("--registry", metavar="WHERE", help="A folder or URL. [HUBSTATE_REGISTRY]")
 @click.option("--force", is_flag=True, help="Replace the file that --output names.")
 @click.option("--allow-nonfinite", is_flag=True, help="Publish NaN and infinite values.")
+@max_shard_size
 @click.option("--dry-run", is_flag=True, help="Read and check everything; write nothing.")
 @as_json
 def command(source: str, as_json: bool, **options: Any) -> None:
     """Bring weights from elsewhere: .pth, .safetensors, .npz, .h5, .keras, .msgpack or .jld2.
 
-    SOURCE is a file, or a repository, org/name@revision. Nothing in it is executed: a pickle that
-    asks for code is refused. Without --as and --output, what is found is shown.
+    SOURCE is a file, the index of several, or a repository, org/name@revision. Nothing in it is
+    executed: a pickle that asks for code is refused. Without --as and --output, what is found is
+    shown.
 
     \b
     Example:
@@ -68,8 +70,8 @@ def command(source: str, as_json: bool, **options: Any) -> None:
 
     if options["repository"] and not options["license_id"]:
         raise click.UsageError("--as needs --license")
-    path, name = _locate(source, options["file"], options["registry"])
-    foreign, tensors = _read(path, name, options)
+    files = _locate(source, options["file"], options["registry"])
+    foreign, tensors = _read(files, options)
     model = _built(tensors, options) if options["builder"] else None
     data: dict[str, Any] = {"source": source, **foreign.to_json()}
     lines = [f"{source}: {foreign}"]
@@ -80,32 +82,40 @@ def command(source: str, as_json: bool, **options: Any) -> None:
         data["output"] = str(options["output"])
     if options["repository"]:
         published = hold(tensors) if model is None else model
-        publication = _publish(path, name, foreign, published, options)
+        publication = _publish(files, foreign, published, options)
         lines.append(str(publication))
         data["publication"] = publication.to_json()
     show(data, "\n".join(lines), as_json=as_json)
 
 
-def _locate(source: str, file: str | None, registry: str | None) -> tuple[Path, str]:
-    """The file, and what it is called; a repository's is fetched."""
+def _locate(source: str, file: str | None, registry: str | None) -> Mapping[str, Path]:
+    """The file by what it is called, or the shards; those of a repository are fetched."""
     from hubstate.convert.reading import FORMATS
     from hubstate.hub import open_release
+    from hubstate.shards import INDEX_SUFFIX, open_index
 
     path = Path(source)
+    if path.name.endswith(INDEX_SUFFIX):
+        return open_index(path)
     endings = tuple(ending for known in FORMATS.values() for ending in known)
     if path.is_file() or source.lower().endswith(endings):  # a repository may have a dot, too
-        return path, path.name
+        return {path.name: path}
 
     release = open_release(source, registry=registry)
-    name = file or release.weights
-    return release.path(name), name
+    return release.fetch([file] if file else release.weights_headers())
 
 
-def _read(path: Path, name: str, options: Mapping[str, Any]) -> tuple[Foreign, dict[str, Tensor]]:
-    from hubstate.convert import layout_rules, read_foreign
+def _read(
+    files: Mapping[str, Path], options: Mapping[str, Any]
+) -> tuple[Foreign, dict[str, Tensor]]:
+    from hubstate.convert import layout_rules, read_foreign, read_shards
     from hubstate.transforms import read_rules, resolve
 
-    foreign = read_foreign(path, format=options["format"], key=options["key"], name=name)
+    if len(files) > 1:
+        foreign = read_shards(files.values())
+    else:
+        ((name, path),) = files.items()
+        foreign = read_foreign(path, format=options["format"], key=options["key"], name=name)
     tensors = foreign.tensors
     rules = [*layout_rules(options["layout"], tensors)]
     if rules:
@@ -140,7 +150,7 @@ def _write(output: Path, weights: Any, options: Mapping[str, Any]) -> str:
 
 
 def _publish(
-    path: Path, name: str, foreign: Foreign, model: nn.Module, options: Mapping[str, Any]
+    files: Mapping[str, Path], foreign: Foreign, model: nn.Module, options: Mapping[str, Any]
 ) -> Publication:
     from hubstate.publishing import publish
 
@@ -155,22 +165,28 @@ def _publish(
         metrics=pairs("--metric", options["metrics"]),
         labels=options["labels"],
         preprocessing={} if bare else None,
-        provenance={"imported": _origin(path, name, foreign, options)},
+        provenance={"imported": _origin(files, foreign, options)},
         tag=options["tag"],
         registry=options["registry"],
         allow_nonfinite=options["allow_nonfinite"],
+        max_shard_size=options["max_shard_size"],
         dry_run=options["dry_run"],
     )
 
 
-def _origin(path: Path, name: str, foreign: Foreign, options: Mapping[str, Any]) -> dict[str, Json]:
+def _origin(
+    files: Mapping[str, Path], foreign: Foreign, options: Mapping[str, Any]
+) -> dict[str, Json]:
     """Where the weights are from, so that the import can be repeated."""
     from hubstate.digest import hash_file
 
     rules = json.loads(options["rules"].read_text()) if options["rules"] else []
+    digests = {name: str(hash_file(path)) for name, path in files.items()}
+    named: dict[str, Json] = {"files": digests}
+    if len(digests) == 1:
+        named = dict(zip(("file", "digest"), *digests.items(), strict=True))
     return {
-        "file": name,
-        "digest": str(hash_file(path)),
+        **named,
         "format": foreign.format,
         "key": foreign.key,
         "layout": options["layout"],

@@ -16,7 +16,17 @@ from hubstate.strictjson import MAX_INTEGER, Json
 if TYPE_CHECKING:
     from hubstate.cache import Traffic
 
-__all__ = ["as_json", "frozen", "moved", "pairs", "printable", "show", "size", "table"]
+__all__ = [
+    "as_json",
+    "frozen",
+    "max_shard_size",
+    "moved",
+    "pairs",
+    "printable",
+    "show",
+    "size",
+    "table",
+]
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -32,6 +42,13 @@ frozen = click.option(
     expose_value=False,
     callback=_freeze,
     help="Allow pinned references only; see hubstate lock. [HUBSTATE_FROZEN]",
+)
+
+
+max_shard_size = click.option(
+    "--max-shard-size",
+    metavar="SIZE",
+    help="Of one weights file, before there are several: 500MB. [HUBSTATE_MAX_SHARD_SIZE, 5GB]",
 )
 
 

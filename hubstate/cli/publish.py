@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hubstate.cli.output import as_json, pairs, show
+from hubstate.cli.output import as_json, max_shard_size, pairs, show
 
 __all__ = ["command"]
 
@@ -19,7 +19,7 @@ __all__ = ["command"]
     "--weights",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The safetensors file to load, strictly, into what the builder makes.",
+    help="The safetensors file, or index, to load, strictly, into what the builder makes.",
 )
 @click.option(
     "--transforms",
@@ -39,6 +39,7 @@ __all__ = ["command"]
 @click.option("--registry", metavar="WHERE", help="A folder or URL. [HUBSTATE_REGISTRY]")
 @click.option("--allow-nonfinite", is_flag=True, help="Accept NaN and infinite values.")
 @click.option("--allow-equal", is_flag=True, help="Accept tensors equal to the last release's.")
+@max_shard_size
 @click.option("--dry-run", is_flag=True, help="Show what would change; publish nothing.")
 @as_json
 def command(
@@ -58,6 +59,7 @@ def command(
     registry: str | None,
     allow_nonfinite: bool,
     allow_equal: bool,
+    max_shard_size: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -79,12 +81,15 @@ def command(
     from hubstate.publishing import publish
     from hubstate.rules import read_rules
     from hubstate.staging import preprocessing_of
-    from hubstate.weights import read_weights
+    from hubstate.subject import open_subject
+    from hubstate.weights import map_weights
 
     given = pairs("--arg", arguments)
     model = rebuild(BuilderRecord(name=builder, arguments=given))
     preprocessing = preprocessing_of(model)
-    tensors, transforms = read_weights(weights), read_rules(rules) if rules else ()
+    files = open_subject(str(weights)).files.values()
+    tensors = {name: t for file in files for name, t in map_weights(file).items()}
+    transforms = read_rules(rules) if rules else ()
     try:
         loadmodel(model, tensors, transforms=transforms)
     except StructureMismatch as error:
@@ -111,6 +116,7 @@ def command(
         registry=registry,
         allow_nonfinite=allow_nonfinite,
         allow_equal=allow_equal,
+        max_shard_size=max_shard_size,
         dry_run=dry_run,
     )
     show(publication.to_json(), str(publication), as_json=as_json)

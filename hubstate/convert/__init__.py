@@ -2,7 +2,8 @@
 
 ::
 
-    reading.py      read_foreign: a file of any known format -> its tensors, and what was found
+    reading.py      read_foreign: a file of any known format -> its tensors, and what was found;
+    │               read_shards: the same of several safetensors files
     ├── isolated.py     … in a process of its own, where a format's reader can be attacked
     │   └── reader.py       that process
     ├── torchfile.py    .pth .pt .bin .ckpt   torch's pickles, by the weights_only loader alone
@@ -17,7 +18,7 @@
 """
 
 from hubstate.convert.layouts import layout_rules
-from hubstate.convert.reading import Foreign, read_foreign
+from hubstate.convert.reading import Foreign, read_foreign, read_shards
 from hubstate.convert.writing import export_weights
 
-__all__ = ["Foreign", "export_weights", "layout_rules", "read_foreign"]
+__all__ = ["Foreign", "export_weights", "layout_rules", "read_foreign", "read_shards"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hubstate.naming import find_naming
 from hubstate.strictjson import Json
 from hubstate.weights import map_weights
 
-__all__ = ["FORMATS", "Foreign", "read_foreign"]
+__all__ = ["FORMATS", "Foreign", "read_foreign", "read_shards"]
 
 FORMATS: Mapping[str, tuple[str, ...]] = {
     "torch": (".pth", ".pt", ".bin", ".ckpt", ".tar"),
@@ -100,9 +100,25 @@ def read_foreign(
         raise InvalidSetting(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
     if not path.is_file():
         raise NotFound(f"{path}: no such file")
-    found = _dotted(_read(path, format, key))
-    tensors, cut = _bare(found.tensors)
-    return Foreign(tensors=tensors, format=format, key=found.key, left_out=found.left_out, cut=cut)
+    return _foreign(_read(path, format, key), format)
+
+
+def read_shards(paths: Iterable[Path]) -> Foreign:
+    """The weights in several safetensors files, as :func:`read_foreign` has those of one.
+
+    Raises:
+        InvalidWeights: a file breaks the format.
+    """
+    tensors = {name: t for path in paths for name, t in map_weights(path).items()}
+    return _foreign(Found(tensors=tensors, key="", left_out=()), "safetensors")
+
+
+def _foreign(found: Found, format: str) -> Foreign:
+    dotted = _dotted(found)
+    tensors, cut = _bare(dotted.tensors)
+    return Foreign(
+        tensors=tensors, format=format, key=dotted.key, left_out=dotted.left_out, cut=cut
+    )
 
 
 def _read(path: Path, format: str, key: str | None) -> Found:

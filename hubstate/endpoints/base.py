@@ -91,6 +91,11 @@ class Endpoint(Protocol):
         """Whether asking it takes a network, which the offline setting forbids."""
         ...
 
+    @property
+    def scratch(self) -> Path | None:
+        """A folder on the registry's own disk; what is published from below it is moved there."""
+        ...
+
     def resolve(self, reference: Reference) -> Commit:
         """The commit that a reference means now."""
         ...

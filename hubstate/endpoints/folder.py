@@ -65,6 +65,11 @@ class FolderEndpoint:
         """False: a folder takes no network of ours, so that it works offline too."""
         return False
 
+    @property
+    def scratch(self) -> Path | None:
+        """The folder for temporary files of a registry that is there and can be written."""
+        return self._shelf.scratch
+
     # Reading
 
     def resolve(self, reference: Reference) -> Commit:

@@ -77,6 +77,10 @@ class HttpEndpoint:
         """True: every answer takes a network."""
         return True
 
+    @property
+    def scratch(self) -> None:
+        """None: nothing that is here is on its disk."""
+
     # Reading
 
     def resolve(self, reference: Reference) -> Commit:

@@ -11,12 +11,13 @@
     │   ├── tags/<quoted name>/00000001     the same for a tag, which moves once
     │   └── refs.json                       a copy of the last moves, for readers that cannot
     │                                       list a folder (a static web server); never the truth
-    └── tmp/                                what is being written
+    └── tmp/                                what is being written, files and folders of files
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -61,6 +62,15 @@ class Shelf:
                 f"there is no registry at {self.root} ({MARK} is not there): publish something "
                 "to it, or name another one in HUBSTATE_REGISTRY"
             ) from None
+
+    @property
+    def scratch(self) -> Path | None:
+        """The folder for temporary files; None where there is no registry, or none to write to."""
+        place = self.blobs.temporaries
+        if not (self.root / MARK).is_file() or not os.access(self.root, os.W_OK | os.X_OK):
+            return None
+        make_folders(place)
+        return place if os.access(place, os.W_OK | os.X_OK) else None
 
     def create(self) -> None:
         """Make the folder a registry, unless it is one.

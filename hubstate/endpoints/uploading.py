@@ -30,6 +30,7 @@ from hubstate.errors import (
     RevisionNotFound,
 )
 from hubstate.reference import Reference, check_revision
+from hubstate.shards import split
 
 if TYPE_CHECKING:
     from hubstate.endpoints.http import HttpEndpoint
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["set_tag", "upload"]
 
 _OWN = frozenset({".gitattributes"})  # what a hub server puts in a repository by itself
+
+
+_TOGETHER = 16 << 20  # bytes of smaller files that go along with the largest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,6 +238,10 @@ def _send(
     expected = parent.commit.id if parent else None
     with wrapped(f"{target} on {hub.name}: cannot be published"), quiet_bars():
         try:
+            for batch in _batches(operations)[:-1]:
+                api(hub).preupload_lfs_files(
+                    target.repo, batch, revision=target.revision, free_memory=False
+                )
             commit = api(hub).create_commit(
                 target.repo,
                 operations,
@@ -247,6 +255,14 @@ def _send(
                 raise _overtaken(hub, target, expected=expected) from error
             raise
     return str(commit.oid)
+
+
+def _batches(operations: list[Any]) -> list[list[Any]]:
+    """Files to be sent one batch after the other: what is sent together is in memory together."""
+    files = {op.path_in_repo: op for op in operations if hasattr(op, "upload_info")}
+    sizes = {path: op.upload_info.size for path, op in files.items()}
+    groups = split(sizes, max(sizes.values(), default=0) + _TOGETHER)
+    return [[files[path] for path in group] for group in groups]
 
 
 def _verified(

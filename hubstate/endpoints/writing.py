@@ -110,8 +110,12 @@ def _store(shelf: Shelf, changes: Changes) -> Mapping[str, FileInfo | None]:
 
 
 def _store_one(shelf: Shelf, path: str, source: Path | bytes) -> FileInfo:
-    with opened(source) as stream:
-        digest, status = shelf.blobs.add(stream, info=FileInfo(size=None), what=path, replace=False)
+    if isinstance(source, Path) and shelf.blobs.temporaries in source.parents:
+        digest, status = shelf.blobs.adopt(source)
+    else:
+        with opened(source) as stream:
+            info = FileInfo(size=None)
+            digest, status = shelf.blobs.add(stream, info=info, what=path, replace=False)
     return FileInfo(size=status.st_size, digest=digest)
 
 

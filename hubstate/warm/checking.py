@@ -84,6 +84,8 @@ def _verify(release: Release, name: str, filter: Filter | None, hook: Hook) -> F
     try:
         chosen = wanted_tensors(release, name, filter)
         path = release.source.find(name)
+        if path is None and chosen == []:
+            return prove(release, name, None, "unwanted")
         if path is None and chosen is not None:
             path = release.tensors_path(name, [tensor.name for tensor in chosen], progress=hook)
             _check_part(path, chosen, hook)

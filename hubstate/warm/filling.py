@@ -132,6 +132,9 @@ def _fetch(release: Release, name: str, filter: Filter | None, hook: Hook) -> Fi
         if chosen is None:
             path = release.path(name, progress=hook)
             return prove(release, name, path, "present" if before else "fetched")
+        if not chosen:
+            release.keep_header(name)
+            return prove(release, name, None, "unwanted")
         path = release.tensors_path(name, [tensor.name for tensor in chosen], progress=hook)
         return prove(release, name, path, "partial")
     except HubstateError as error:

@@ -13,7 +13,7 @@ from hubstate.warm.wanted import Wanted
 
 __all__ = ["FileProof", "Proof", "prove"]
 
-State = Literal["present", "fetched", "partial", "missing", "damaged"]
+State = Literal["present", "fetched", "partial", "unwanted", "missing", "damaged"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,8 @@ class FileProof:
     digest: str | None
     path: Path | None
     state: State
-    """``partial`` where a filter wants some tensors only, and they are there."""
+    """``partial`` where a filter wants some tensors only, and they are there; ``unwanted`` where
+    it wants none."""
     problem: HubstateError | None = field(default=None, compare=False)
     traffic: Traffic = field(default=Traffic(), compare=False)
 

@@ -12,7 +12,17 @@ serializer orders metadata at random, writes files that only their owner can rea
 other arguments in each of its versions.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubstate.lazy import importing
 from hubstate.weights.reading import map_weights, read_weights
 from hubstate.weights.saving import SavedWeights, save_weights
 
-__all__ = ["SavedWeights", "map_weights", "read_weights", "save_weights"]
+if TYPE_CHECKING:
+    from hubstate.weights.sharding import save_sharded
+
+__all__ = ["SavedWeights", "map_weights", "read_weights", "save_sharded", "save_weights"]
+
+__getattr__ = importing(__name__, {"sharding": ("save_sharded",)})

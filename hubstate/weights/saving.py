@@ -21,6 +21,7 @@ from hubstate.weights.memory import bytes_of, dtype_name, replacing
 __all__ = [
     "TIES",
     "SavedWeights",
+    "check_storable",
     "identity",
     "save_weights",
     "sort_tensors",
@@ -77,8 +78,7 @@ def save_weights(
     {'out': 'in'}
     """
     path = Path(path)
-    if problems := unstorable(tensors):
-        raise InvalidWeights("\n  ".join([f"{path.name}: cannot hold these:", *problems]))
+    check_storable(tensors, what=path.name)
     ties = ties_of(tensors)
     stored = sort_tensors({name: t for name, t in tensors.items() if name not in ties})
     notes = _notes(metadata or {}, ties)
@@ -101,6 +101,16 @@ def _notes(metadata: Mapping[str, str], ties: Mapping[str, str]) -> dict[str, st
     if ties:
         notes[TIES] = json.dumps(ties, separators=(",", ":"), sort_keys=True)
     return notes
+
+
+def check_storable(tensors: Mapping[str, object], *, what: str) -> None:
+    """See, before anything is written, that a safetensors file can hold all of these.
+
+    Raises:
+        InvalidWeights: it cannot; each is named, and why.
+    """
+    if problems := unstorable(tensors):
+        raise InvalidWeights("\n  ".join([f"{what}: cannot hold these:", *problems]))
 
 
 def unstorable(tensors: Mapping[str, object]) -> list[str]:

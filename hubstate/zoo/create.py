@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -30,7 +31,7 @@ from hubstate.zoo.spelling import WEIGHTS
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["GROUP", "build", "create_model", "find_builder", "list_models"]
+__all__ = ["GROUP", "build", "create_model", "find_builder", "list_models", "maker_of"]
 
 GROUP = "hubstate.models"
 
@@ -68,13 +69,22 @@ def create_model(name: str, /, **arguments: Any) -> nn.Module:
 def build(record: BuilderRecord) -> nn.Module:
     """Build, with random weights, the model that a record describes.
 
+    Raises:
+        UnknownModel, InvalidManifest: see :func:`maker_of`.
+        TypeError: the builder has another signature than it had.
+    """
+    return maker_of(record)()
+
+
+def maker_of(record: BuilderRecord) -> Callable[[], nn.Module]:
+    """What builds the model that a record describes; whatever it imports is imported now.
+
     A name that no builder has is looked up by the record's ``source``, which imports that module:
     so the record must be one's own, or trusted.
 
     Raises:
         UnknownModel: there is no such builder.
         InvalidManifest: the record has an argument that a record may not have.
-        TypeError: the builder has another signature than it had.
     """
     known = record.source is None or record.name in list_models()
     builder = find_builder(record.name if known else str(record.source))
@@ -82,8 +92,7 @@ def build(record: BuilderRecord) -> nn.Module:
     if reserved:
         raise InvalidManifest(f"builder {record.name}: arguments may not have {min(reserved)!r}")
     arguments: dict[str, Any] = dict(record.arguments)
-    model: nn.Module = builder(**arguments)
-    return model
+    return lambda: builder(**arguments)
 
 
 def _own(builder: Builder[Any]) -> set[str]:
