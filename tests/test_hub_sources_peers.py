@@ -21,6 +21,7 @@ from hubstate import Preprocessing, StructureMismatch, describe, loadmodel, prep
 from hubstate.loading import plan_entries
 from hubstate.zoo.catalogue import CatalogueEntry
 from hubstate.zoo.create import create_model
+from hubstate.zoo.index import BUILTIN
 
 pytestmark = pytest.mark.peer
 
@@ -50,6 +51,12 @@ def figures(ready: Preprocessing) -> tuple[object, ...]:
     return (size, resized, ready.interpolation, ready.mean, ready.std)
 
 
+def torchvision_figures(weights: Any) -> tuple[object, ...]:
+    stated = weights.transforms()
+    sizes = stated.crop_size[0], stated.resize_size[0]
+    return (*sizes, stated.interpolation.value, tuple(stated.mean), tuple(stated.std))
+
+
 @pytest.mark.parametrize("entry", SOURCES, ids=label)
 def test_timm_has_these_names_and_shapes_and_this_licence(entry: CatalogueEntry, timm: Any) -> None:
     stated = config(timm, entry)
@@ -69,14 +76,19 @@ def test_images_are_made_as_for_the_evaluation(
     found = figures(preprocess(entry.builder, tag=entry.tag))
     if entry.tag.startswith("imagenet1k"):
         weights = theirs.get_model_weights(entry.builder)[entry.tag.upper()]
-        stated = weights.transforms()
-        crop, resize, mode = stated.crop_size[0], stated.resize_size[0], stated.interpolation.value
+        assert found == torchvision_figures(weights)
         assert entry.default == (weights is theirs.get_model_weights(entry.builder).DEFAULT)
-    else:
-        stated = config(timm, entry)
-        crop = (stated.test_input_size or stated.input_size)[1]
-        resize, mode = int(crop / (stated.test_crop_pct or stated.crop_pct)), stated.interpolation
-    assert found == (crop, resize, mode, tuple(stated.mean), tuple(stated.std))
+        return
+    stated = config(timm, entry)
+    crop = (stated.test_input_size or stated.input_size)[1]
+    resize = int(crop / (stated.test_crop_pct or stated.crop_pct))
+    assert found == (crop, resize, stated.interpolation, tuple(stated.mean), tuple(stated.std))
+
+
+def test_a_builder_states_the_images_of_weights_that_torchvision_has(theirs: Any) -> None:  # noqa: F811
+    for name in sorted(BUILTIN.keys() & set(theirs.list_models(module=theirs))):
+        weights = theirs.get_model_weights(name)
+        assert figures(preprocess(name)) in [torchvision_figures(each) for each in weights], name
 
 
 @pytest.mark.parametrize("builder", ["densenet121", "inception_v3", "resnet50", "seresnet50"])

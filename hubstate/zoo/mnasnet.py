@@ -132,8 +132,9 @@ def _uniform(weight: Tensor) -> Tensor:
     return nn.init.uniform_(weight, -bound, bound)
 
 
-def _variant(name: str, plan: Plan, *, about: str) -> Builder[MNASNet]:
-    return variant(MNASNet, plan, name=name, about=about, preprocessing=photographs())
+def _variant(name: str, plan: Plan, *, about: str, resize: int = 256) -> Builder[MNASNet]:
+    stated = photographs(resize=resize)
+    return variant(MNASNet, plan, name=name, about=about, preprocessing=stated)
 
 
 mnasnet0_5 = _variant(
@@ -145,6 +146,7 @@ mnasnet0_75 = _variant(
     "mnasnet0_75",
     Plan(width=0.75),
     about="MNASNet-B1 of three quarters of the width (Tan et al. 2018): 3.2 M parameters.",
+    resize=232,
 )
 mnasnet1_0 = _variant(
     "mnasnet1_0",
@@ -155,4 +157,5 @@ mnasnet1_3 = _variant(
     "mnasnet1_3",
     Plan(width=1.3),
     about="MNASNet-B1 of 1.3 times the width (Tan et al. 2018): 6.3 M parameters.",
+    resize=232,
 )

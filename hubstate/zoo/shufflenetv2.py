@@ -119,8 +119,9 @@ def _stage(inputs: int, outputs: int, *, units: int) -> nn.Sequential:
     return nn.Sequential(Unit(inputs, outputs, stride=2), *rest)
 
 
-def _variant(name: str, plan: Plan, *, about: str) -> Builder[ShuffleNetV2]:
-    return variant(ShuffleNetV2, plan, name=name, about=about, preprocessing=photographs())
+def _variant(name: str, plan: Plan, *, about: str, resize: int = 256) -> Builder[ShuffleNetV2]:
+    stated = photographs(resize=resize)
+    return variant(ShuffleNetV2, plan, name=name, about=about, preprocessing=stated)
 
 
 shufflenet_v2_x0_5 = _variant(
@@ -137,9 +138,11 @@ shufflenet_v2_x1_5 = _variant(
     "shufflenet_v2_x1_5",
     Plan(widths=(176, 352, 704)),
     about="ShuffleNet v2 1.5× (Ma et al. 2018, table 5): 3.5 M parameters.",
+    resize=232,
 )
 shufflenet_v2_x2_0 = _variant(
     "shufflenet_v2_x2_0",
     Plan(widths=(244, 488, 976), outputs=2048),
     about="ShuffleNet v2 2× (Ma et al. 2018, table 5): 7.4 M parameters.",
+    resize=232,
 )
