@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 from urllib.parse import quote
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from hubstate_registry.auth import Principal, Role
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Extension", "Moved", "Registry"]
 
 T = TypeVar("T")
+_NO_QUERY = QueryParams()
 View = Connection | Glance
 _MOST_FACTS = 10_000
 _MOST_LETTERS = 200  # of a revision whose commit is remembered
@@ -127,6 +129,11 @@ class Call:
         """The address of this very request with other query parameters."""
         own = self.request.url.include_query_params(**query)
         return self.url(self.request.scope["raw_path"].decode("latin-1") + f"?{own.query}")
+
+    @property
+    def query(self) -> QueryParams:
+        """The query of the address."""
+        return self.request.query_params if self.request.scope["query_string"] else _NO_QUERY
 
     def fields(self) -> Mapping[str, object]:
         """The body, which must be a JSON object.

@@ -25,6 +25,7 @@ __all__ = ["JsonLines", "Observer", "log"]
 
 log = logging.getLogger("hubstate_registry")
 _ID = re.compile(r"[A-Za-z0-9._:=;-]{1,128}\Z")
+_encode = json.JSONEncoder(check_circular=False).encode
 _METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 
 
@@ -49,7 +50,7 @@ class Lines(logging.StreamHandler[Any]):
 
     def write(self, event: str, fields: dict[str, Any]) -> None:
         """Write one line of level info."""
-        line = json.dumps(_entry(time.time(), "info", event) | fields)
+        line = _encode(_entry(time.time(), "info", event) | fields)
         with suppress(OSError, ValueError):  # nobody reads it any more
             self.stream.write(f"{line}\n")
             self.stream.flush()
@@ -78,7 +79,7 @@ class Observer:
             await self.app(scope, receive, send)
             return
         seen = _Seen(scope, receive=receive, send=send)
-        self.metrics.running.inc()
+        self.metrics.running += 1
         try:
             await self.app(scope, seen.on_receive, seen.on_send)
         except Exception:
@@ -88,7 +89,7 @@ class Observer:
                 answer = JSONResponse({"error": "Internal error"}, status_code=500)
                 await answer(scope, receive, seen.on_send)
         finally:
-            self.metrics.running.dec()
+            self.metrics.running -= 1
             self._note(scope, seen)
 
     def _note(self, scope: Scope, seen: _Seen) -> None:
@@ -96,10 +97,8 @@ class Observer:
         route = scope["state"].get("route", "none")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self.metrics.note(route, method, seen.status, seconds=seconds)
-        if seen.received:
-            self.metrics.received.inc(seen.received)
-        if seen.sent:
-            self.metrics.sent.inc(seen.sent)
+        self.metrics.received += seen.received
+        self.metrics.sent += seen.sent
         if not log.isEnabledFor(logging.INFO):
             return
         client = scope.get("client")

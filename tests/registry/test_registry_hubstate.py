@@ -19,7 +19,6 @@ from hubstate.errors import Conflict, RepositoryNotFound
 from hubstate.hub import publish_files
 from hubstate.zoo import resnet18_small
 from hubstate_registry.cli import main
-from hubstate_registry.storage import Storage
 
 NAME = "admin/small"
 # As a user has it: nothing is set but the registry and the token, so large files go by Xet.
@@ -138,11 +137,15 @@ def test_a_folder_that_publish_filled_is_served_after_one_command(
 ) -> None:
     folder, target = tmp_path / "shelf", tmp_path / "served"
     published = publish(tmp_path, str(folder), "", "lab/net", 3, 5, "v1")
-    Storage(target).close()
     done = CliRunner().invoke(main, ["import-folder", str(target), str(folder)])
-    assert (done.exit_code, done.output) == (0, "lab/net: 1 new commits\n")
+    token, imported = done.output.splitlines()
+    assert (done.exit_code, imported) == (0, "lab/net: 1 new commits")
+    again = CliRunner().invoke(main, ["import-folder", str(target), str(folder)])
+    assert (again.exit_code, again.output) == (0, "lab/net: 0 new commits\n")
     with process(target, "--quiet") as (_, url):
         monkeypatch.setenv("HUBSTATE_REGISTRY", url)
         assert hubstate.fetch("lab/net@v1").commit.id == published
+        admin = {"Authorization": f"Bearer {token.rpartition(' ')[2]}"}
+        assert requests.get(f"{url}/metrics", headers=admin, timeout=9).status_code == 200
         model = resnet18_small(width=8, num_classes=5, pretrained="lab/net")
     assert same(model, expected(seed=3, classes=5))

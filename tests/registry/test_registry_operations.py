@@ -206,6 +206,9 @@ def test_a_damaged_folder_is_refused_and_changes_nothing(served: Serving, tmp_pa
     shutil.rmtree(root / "blobs")
     (root / "hubstate-registry.json").write_text('{"schema": 9}')
     assert CliRunner().invoke(main, ["import-folder", str(served.folder), str(root)]).exit_code == 1
+    fresh = tmp_path / "fresh"
+    assert CliRunner().invoke(main, ["import-folder", str(fresh), str(root)]).exit_code == 1
+    assert not fresh.exists()
 
 
 class Publisher(threading.Thread):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,22 +11,19 @@ from types import FrameType
 from typing import Any
 
 import click
-import sqlalchemy as sa
 import uvicorn
 
 from hubstate_registry import app
-from hubstate_registry.auth import Role
 from hubstate_registry.cli import granian_server
-from hubstate_registry.cli.folder import directory
+from hubstate_registry.cli.folder import directory, show_first_token
 from hubstate_registry.context import Registry
 from hubstate_registry.observe import start_logging
 from hubstate_registry.patience import PatientProtocol
 from hubstate_registry.settings import Limits, Settings
-from hubstate_registry.storage import Storage, accounts
-from hubstate_registry.storage.schema import namespaces
+from hubstate_registry.storage import Storage
 from hubstate_registry.xet.routes import XetExtension
 
-__all__ = ["Server", "first_token", "serve"]
+__all__ = ["Server", "serve"]
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -106,10 +102,7 @@ def serve(directory: Path, **options: Any) -> None:
     start_logging(logging.WARNING if options["quiet"] else logging.INFO)
     storage = Storage(directory)
     storage.files.sweep(older=24 * 3600)
-    secret = first_token(storage)
-    if secret is not None:
-        click.echo(f"administrator's token (shown this once): {secret}")
-        sys.stdout.flush()
+    show_first_token(storage)
     settings = Settings(
         root=directory,
         base_url=options["base_url"],
@@ -128,17 +121,6 @@ def serve(directory: Path, **options: Any) -> None:
         granian_server.run(application, options)
     else:
         Server(_config(application, settings, options), application.registry).run()
-
-
-def first_token(storage: Storage) -> str | None:
-    """Make user ``admin`` with a token, if the registry has no user yet."""
-    with storage.database.write() as connection:
-        if connection.execute(sa.select(namespaces.c.name).limit(1)).first():
-            return None
-        accounts.add_namespace(connection, "admin", admin=True)
-        return accounts.create_token(
-            connection, "admin", name="first start", scopes={"*": Role.ADMIN}
-        )
 
 
 def _config(

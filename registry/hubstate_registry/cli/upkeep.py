@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import sqlalchemy as sa
 
-from hubstate_registry.cli.folder import directory, opened
+from hubstate_registry.cli.folder import directory, opened, show_first_token
 from hubstate_registry.operations import backup as backups
 from hubstate_registry.operations import check, collect, importing
 from hubstate_registry.routes.render import date
@@ -78,9 +78,12 @@ def backup(directory: Path, target: Path) -> None:
 def import_folder(directory: Path, folder: Path, private: bool) -> None:
     """Take over everything that was published to a folder registry.
 
+    Makes the registry in DIR if it is not there, and then prints its administrator's token, once.
     Namespaces that are unknown become organisations. Run it again to take over what is new.
     """
-    with opened(directory) as storage:
+    importing.check_folder(folder)
+    with opened(directory, create=True) as storage:
+        show_first_token(storage)
         report = importing.import_folder(storage, folder, private=private)
     for line in report.lines:
         click.echo(line)

@@ -21,7 +21,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from hubstate_registry.storage.references import Actor, Reference
 from hubstate_registry.storage.repositories import Repository
 from hubstate_registry.storage.trees import Entry, Tree, large_entry, small_entry
 
-__all__ = ["Report", "import_folder"]
+__all__ = ["Report", "check_folder", "import_folder"]
 
 _ACTOR = Actor(user="import-folder")
 _MOVE = re.compile(r"\d{8}\Z")
@@ -62,6 +62,16 @@ class Record:
     """Path to SHA-256 and size."""
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder registry.
+
+    Raises:
+        BadRequest: it is none, or of another schema.
+    """
+    if _json(folder / "hubstate-registry.json").get("schema") != 1:
+        raise BadRequest(f"{folder} is no folder registry of schema 1")
+
+
 def import_folder(storage: Storage, folder: Path, *, private: bool = False) -> Report:
     """Take over every repository of a folder registry.
 
@@ -70,9 +80,7 @@ def import_folder(storage: Storage, folder: Path, *, private: bool = False) -> R
         ContentMismatch: a blob does not hash to its name.
         Full: the disk is full.
     """
-    mark = _json(folder / "hubstate-registry.json")
-    if mark.get("schema") != 1:
-        raise BadRequest(f"{folder} is no folder registry of schema 1")
+    check_folder(folder)
     report = Report()
     for place in sorted((folder / "repos").glob("*/*")):
         _import(storage, folder, place, private=private, report=report)
@@ -202,7 +210,7 @@ def _entry(storage: Storage, path: str, sha256: str, size: int) -> Entry:
 def _since(entry: Entry, parent: Tree) -> Entry:
     before = parent.get(entry.path)
     same = before is not None and before.oid == entry.oid
-    return replace(entry, changed=before.changed) if before is not None and same else entry
+    return entry._replace(changed=before.changed) if before is not None and same else entry
 
 
 def _move(

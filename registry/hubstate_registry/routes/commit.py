@@ -79,7 +79,7 @@ async def commit(call: Call) -> Response:
         async for line in _lines(call.stream(limits.commit_bytes), limits):
             await anyio.to_thread.run_sync(_read_line, call, draft, line, stack)
         id = await anyio.to_thread.run_sync(_store, call, draft)
-    call.registry.metrics.commits.inc()
+    call.registry.metrics.commits += 1
     url = call.url(f"/{call.params['repo']}/commit/{id}")
     return JSONResponse({"success": True, "commitOid": id, "commitUrl": url})
 
@@ -259,7 +259,7 @@ def _ignore(call: Call, tree: Tree) -> Ignore:
 
 
 def _no_pull_request(call: Call) -> None:
-    if render.flag(call.request.query_params.get("create_pr")):
+    if render.flag(call.query.get("create_pr")):
         raise BadRequest("This registry has no pull requests; commit to a branch instead")
 
 

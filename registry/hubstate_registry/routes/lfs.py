@@ -159,7 +159,7 @@ def _signed(call: Call, purpose: str, claims: Mapping[str, object]) -> str:
 
 
 def _claims(call: Call, purpose: str) -> Mapping[str, object]:
-    token = call.request.query_params.get("signature", "")
+    token = call.query.get("signature", "")
     return call.storage.signer.verify(purpose, token)
 
 

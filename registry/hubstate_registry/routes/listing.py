@@ -25,7 +25,7 @@ _NEUTRAL = ("downloads", "likes", "trendingScore", "downloadsAllTime")  # not co
 
 def models(call: Call) -> Response:
     """The repositories that the caller may know of, newest change first unless told."""
-    query = call.request.query_params
+    query = call.query
     size = _size(query.get("limit"))
     column = _order(query.get("sort"))
     statement = _select(call).order_by(column.desc(), repositories.c.id.desc())
@@ -52,7 +52,7 @@ def models(call: Call) -> Response:
 
 
 def _select(call: Call) -> sa.Select[tuple[object, ...]]:
-    query = call.request.query_params
+    query = call.query
     main = (
         sa.select(references.c.commit)
         .where(references.c.repository == repositories.c.id)
@@ -79,7 +79,7 @@ def _select(call: Call) -> sa.Select[tuple[object, ...]]:
 
 
 def _tags(call: Call) -> list[str]:
-    query = call.request.query_params
+    query = call.query
     given = [part for text in query.getlist("filter") for part in text.split(",") if part]
     given += [query[name] for name in ("pipeline_tag", "library") if query.get(name)]
     if len(given) > 20:

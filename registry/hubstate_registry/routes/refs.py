@@ -27,7 +27,7 @@ def list_refs(call: Call) -> Response:
         "tags": [_row(ref) for ref in found if ref.kind == "tag"],
         "converts": [],
     }
-    if render.flag(call.request.query_params.get("include_prs")):
+    if render.flag(call.query.get("include_prs")):
         answer["pullRequests"] = []
     return JSONResponse(answer)
 
@@ -62,7 +62,7 @@ def delete_tag(call: Call) -> Response:
 
 def list_commits(call: Call) -> Response:
     """History, newest first."""
-    mark = call.request.query_params.get("cursor")
+    mark = call.query.get("cursor")
     with call.read() as connection:
         repository = call.repository(connection)
         first = parse_commit(render.read_cursor(mark)) if mark else None

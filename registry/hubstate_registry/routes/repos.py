@@ -90,7 +90,7 @@ def settings(call: Call) -> Response:
 
 def info(call: Call) -> Response:
     """A repository at a revision, with the names of its files."""
-    query = call.request.query_params
+    query = call.query
     with call.read() as connection:
         repository = call.repository(connection)
         commit, tree = call.tree(connection, repository)

@@ -23,7 +23,7 @@ _PATHS = 2000
 
 def list_tree(call: Call) -> Response:
     """A folder, or everything below it; in pages, ordered by path."""
-    query = call.request.query_params
+    query = call.query
     expand = render.flag(query.get("expand"))
     folder = call.params["path"].strip("/")
     with call.read() as connection:

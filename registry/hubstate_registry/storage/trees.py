@@ -14,15 +14,15 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
+from typing import NamedTuple
 
 __all__ = ["Entry", "Tree", "git_oid", "large_entry", "pointer", "small_entry"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One file of a commit."""
+class Entry(NamedTuple):
+    """One file of a commit, in the order of the stored form."""
 
     path: str
     sha256: str
@@ -75,7 +75,7 @@ class Tree(Mapping[str, Entry]):
     """The files of one commit by path; never changes."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        ordered = sorted(entries, key=lambda entry: entry.path)
+        ordered = sorted(entries, key=attrgetter("path"))
         self._entries = {entry.path: entry for entry in ordered}
 
     def __getitem__(self, path: str) -> Entry:
@@ -90,14 +90,11 @@ class Tree(Mapping[str, Entry]):
     @classmethod
     def load(cls, data: bytes) -> Tree:
         """Read the stored form."""
-        return cls(
-            Entry(path=path, sha256=sha256, size=size, oid=oid, large=large, changed=changed)
-            for path, sha256, size, oid, large, changed in json.loads(zlib.decompress(data))
-        )
+        return cls(map(Entry._make, json.loads(zlib.decompress(data))))
 
     def dump(self) -> bytes:
         """The stored form."""
-        rows = [[e.path, e.sha256, e.size, e.oid, e.large, e.changed] for e in self.values()]
+        rows = list(self.values())
         return zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 6)
 
     def under(self, folder: str) -> Iterator[Entry]:
@@ -107,7 +104,7 @@ class Tree(Mapping[str, Entry]):
 
     def stamped(self, commit: str) -> Tree:
         """The tree in which every new entry says that ``commit`` brought it."""
-        return Tree(e if e.changed else replace(e, changed=commit) for e in self.values())
+        return Tree(e if e.changed else e._replace(changed=commit) for e in self.values())
 
     @cached_property
     def folders(self) -> Mapping[str, str]:
