@@ -81,7 +81,7 @@ seconds, done = time.perf_counter() - began, int(count) - 301
 print(json.dumps({"requests/s": done / seconds, "server CPU us": (used(pid) - cpu) / done * 1e6}))
 """
 
-REPOSITORIES = 5000
+REPOSITORIES = 2500
 WAYS = ("asked before", "new address", "after a change")
 QUESTIONS = {
     "model_info": ("GET /api/models/admin/r{}", ""),
