@@ -285,7 +285,7 @@ resnext101_64x4d = variant(
     Plan(block=Bottleneck, blocks=(3, 4, 23, 3), groups=64, group_width=4),
     name="resnext101_64x4d",
     about="ResNeXt-101, 64 groups of 4 channels (Xie et al. 2017): 83.5 M parameters.",
-    preprocessing=photographs(),
+    preprocessing=photographs(resize=232),
 )
 
 
