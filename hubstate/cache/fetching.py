@@ -79,7 +79,11 @@ class Remote:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Traffic:
-    """Where the bytes of a file came from that was not in the cache as a whole."""
+    """Where the bytes of a file came from that was not in the cache as a whole.
+
+    >>> Traffic(downloaded=10) + Traffic(downloaded=1, reused=2)
+    Traffic(downloaded=11, reused=2)
+    """
 
     downloaded: int = 0
     """From the registry."""
