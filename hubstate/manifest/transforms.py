@@ -42,6 +42,8 @@ def read_transforms(items: list[Any]) -> tuple[Rule, ...]:
 def _patterns(item: Any) -> Iterator[tuple[str, str]]:
     """What is no name, with its key."""
     for key, value in item.items() if isinstance(item, dict) else ():
+        if key == "shift":  # of a group
+            yield key, str(value)
         texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
         for text in texts:
             if isinstance(text, str) and not _is_exact(key, text):
