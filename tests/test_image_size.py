@@ -88,6 +88,7 @@ def test_positions_are_interpolated_and_the_report_says_so(
     how = f"4 × 4 positions interpolated to {side} × {side}, bicubic, 1 before them kept"
     assert report.adapted == {POSITIONS: how}
     assert len(report.loaded) == len(model.state_dict())
+    assert report.drift == {"image_size": (size, 32)}
     assert report.skipped == report.missing == report.unexpected == ()
     assert made(torch.zeros(1, 3, size, size)).shape == (1, 3)
     others = {name: t for name, t in made.state_dict().items() if name != POSITIONS}
@@ -154,6 +155,17 @@ def test_nothing_else_is_adapted_with_it(model: VisionTransformer) -> None:
         wide(pretrained=NAME, image_size=48, adapt=True)
     paths = {issue.path for issue in caught.value.issues}
     assert {POSITIONS, "class_token", "conv_proj.weight", "encoder.ln.bias"} <= paths
+
+
+def test_a_child_without_tensors_is_still_missed(model: VisionTransformer) -> None:
+    def build(*, image_size: int = 32) -> VisionTransformer:
+        made = vit(image_size=image_size)
+        made.encoder.add_module("extra", nn.ReLU())
+        return made
+
+    changed = register_model(name="yy-child")(build)
+    with pytest.raises(StructureMismatch, match=r"encoder\.extra: structure"):
+        changed(pretrained=NAME, image_size=48, adapt=True)
 
 
 @pytest.mark.parametrize("adapt", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -41,16 +42,29 @@ def transform_entries(
 ) -> tuple[Transformation, tuple[Entry, ...]]:
     """What rules make of a structure, and the entries of what comes out.
 
+    Where every name stays what it was, so does all that is said of it beside its shape and dtype;
+    else nothing is said but of tensors.
+
     Raises:
         InvalidSetting, StructureMismatch: as ``transformed``.
     """
     given = tuple(entries)
-    transformation = _resolved(read_entries(given), rules)
+    source = read_entries(given)
+    transformation = _resolved(source, rules)
+    if transformation.keeps(source.tensors):
+        forms = transformation.forms
+        return transformation, tuple(_reformed(entry, forms.get(entry.path)) for entry in given)
     made = (
         Entry(path=name, kind="param", shape=tuple(form.shape), dtype=_dtype(form))
         for name, form in transformation.forms.items()
     )
     return transformation, (*made, *(entry for entry in given if entry.kind == "extra"))
+
+
+def _reformed(entry: Entry, form: Tensor | None) -> Entry:
+    if form is None or (entry.shape, entry.dtype) == (tuple(form.shape), _dtype(form)):
+        return entry
+    return replace(entry, shape=tuple(form.shape), dtype=_dtype(form))
 
 
 def _resolved(source: Source, rules: Rules) -> Transformation:

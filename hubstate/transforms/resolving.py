@@ -36,6 +36,13 @@ class Transformation:
         """Name to shape and dtype of what comes out, as tensors on the meta device."""
         return {name: node.form for name, node in self.nodes.items()}
 
+    def keeps(self, names: Iterable[str]) -> bool:
+        """Whether the names are those of the source, each for its own tensor or one made of it."""
+        nodes = self.nodes
+        return nodes.keys() == set(names) and all(
+            _is_of(node, name) for name, node in nodes.items()
+        )
+
     def needs(self, names: Iterable[str]) -> tuple[str, ...]:
         """The tensors of the source that these names are made of; other names stay themselves."""
         given = list(names)
@@ -145,6 +152,12 @@ def _issues(rule: Rule, outcome: Outcome, before: Mapping[str, Node], most: int)
     for name, node in outcome.nodes.items():
         if before.get(name) is not node and node.form.numel() > most:
             yield Issue(name, rule.verb, f"{tuple(node.form.shape)}: larger than all of the source")
+
+
+def _is_of(node: Node, name: str) -> bool:
+    while len(node.parents) == 1:
+        (node,) = node.parents
+    return not node.parents and node.name == name
 
 
 def _text(rule: Rule) -> str:
