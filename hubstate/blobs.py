@@ -27,6 +27,7 @@ from typing import Protocol
 
 from hubstate.digest import Digest, hash_file
 from hubstate.errors import DigestMismatch, Unreachable
+from hubstate.scratch import last_write
 
 __all__ = [
     "DAY",
@@ -228,18 +229,11 @@ class Blobs:
         found = []
         for path in self.temporaries.glob("*"):
             with contextlib.suppress(OSError):
-                if time.time() - _last_write(path) > age:
+                if time.time() - last_write(path) > age:
                     if not dry_run:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
                     found.append(path)
         return found
-
-
-def _last_write(path: Path) -> float:
-    """When a file, or the youngest in a folder, was last written to."""
-    inside = path.iterdir() if path.is_dir() else ()
-    times: list[float] = [part.stat().st_mtime for part in (path, *inside)]
-    return max(times)
 
 
 def _touch(path: Path, size: int) -> os.stat_result | None:

@@ -218,10 +218,13 @@ def _files(
     """Each weights file that has something wanted, and what: only that is fetched from a server."""
     ties = {entry.path: entry.tied_to for entry in entries if entry.tied_to}
     stored = {ties.get(name, name) for name in wanted}
-    for name, held in _holdings(release):
-        if chosen := stored & held:
-            whole = len(chosen) == len(held)
-            yield release.path(name) if whole else release.tensors_path(name, chosen), chosen
+    holdings = dict(_holdings(release))
+    whole = release.fetch([name for name, held in holdings.items() if held and held <= stored])
+    for name, held in holdings.items():
+        if name in whole:
+            yield whole[name], held
+        elif chosen := stored & held:
+            yield release.tensors_path(name, chosen), chosen
         else:
             release.keep_header(name)
 

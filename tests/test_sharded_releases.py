@@ -7,7 +7,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from commands import Run, runner
@@ -19,7 +21,7 @@ import hubstate
 import hubstate.staging
 from hubstate.blobs import Blobs
 from hubstate.bundle import export_bundle, import_bundle
-from hubstate.cache import entries
+from hubstate.cache import Cache, entries, prune, remove, verify
 from hubstate.endpoints.folder import FolderEndpoint
 from hubstate.endpoints.sweeping import sweep
 from hubstate.errors import GateRefused, InvalidWeights, StructureMismatch, Unreachable
@@ -28,7 +30,6 @@ from hubstate.hub import open_release, publish_files
 from hubstate.lock import LockFile
 from hubstate.manifest import NAME, Manifest, dump, hash_plain, hash_weights, parse
 from hubstate.pinning import add_pins
-from hubstate.reference import Reference
 from hubstate.scratch import scratch_folder
 from hubstate.staging import Description, stage
 from hubstate.walk import tensors_of
@@ -314,9 +315,17 @@ def test_shards_go_to_a_server_and_come_back(
         monkeypatch.setenv("HUBSTATE_REGISTRY", url)
         monkeypatch.setenv("HUBSTATE_TOKEN", token)
         files: dict[str, Path | bytes] = {path.name: path for path in staged.iterdir()}
-        cut = {**files, SHARDS[2]: staged / "gone"}
-        with pytest.raises(Unreachable):
-            publish_files("admin/name", cut, message="Cut off")
+        send, calls = huggingface_hub.HfApi.preupload_lfs_files, iter(range(9))
+
+        def cut_off(*arguments: Any, **options: Any) -> None:
+            if next(calls) == 2:
+                raise ConnectionError("cut off")
+            send(*arguments, **options)
+
+        with monkeypatch.context() as patch, pytest.raises(Unreachable, match="cut off"):
+            patch.setattr(huggingface_hub.HfApi, "preupload_lfs_files", cut_off)
+            publish_files("admin/name", files, message="Cut off")
+        assert not set(open_release("admin/name").commit.files) & set(files)
         commit = publish_files("admin/name", files, message="All of it")
         assert set(commit.files) - {".gitattributes"} == set(files)
         model = Net(seed=1)
@@ -439,9 +448,13 @@ def test_locked_bundled_and_looked_after_like_any_other(
     model = Net(seed=1)
     hubstate.load_pretrained(model, "org/name", registry=str(tmp_path / "far"))
     assert same(model, Net())
-    cache = hubstate.Cache() if hasattr(hubstate, "Cache") else None
-    assert cache is None or entries(cache)
-    assert Reference.parse("org/name") == pin.reference
+    cache = Cache()
+    entry = next(entry for entry in entries(cache) if entry.endpoint.endswith("registry"))
+    assert entry.present == set(files)
+    assert not verify(cache).damaged
+    remove(cache, pin.reference, every=True)
+    prune(cache, age=0)
+    assert [path for _, path in Blobs(cache.folders[0])] == []
 
 
 def test_the_commands_take_a_release_and_an_index(

@@ -11,6 +11,7 @@ NAMES = (
     "warm_load",
     "loading",
     "hashing",
+    "sharding",
     "fetching",
     "warming",
     "dedup",
