@@ -1,7 +1,8 @@
-"""uvicorn's HTTP/1.1 protocol, with an end to its patience while a request's head arrives.
+"""uvicorn's HTTP/1.1 protocol, with an end to its patience at both ends of a request.
 
-uvicorn itself waits for ever for the end of a head that has begun, so that a few thousand slow
-connections would hold all that a process may have. (Bodies are given up in ``limits.py``.)
+uvicorn itself waits for ever for the end of a head that has begun, and for a reader who takes
+nothing of an answer, so that a thousand such connections would hold all that a process may have.
+(Bodies are given up in ``bodies.py``.)
 """
 
 from __future__ import annotations
@@ -16,10 +17,16 @@ __all__ = ["PatientProtocol"]
 
 
 class PatientProtocol(H11Protocol):
-    """Closes connections whose request head is not there after ``SECONDS``."""
+    """Closes connections whose request head does not come, or whose answer is not taken."""
 
     SECONDS = 20.0
+    """A head must be here within this time."""
+    READER_SECONDS = 30.0
+    READER_BYTES = 30 * 1024
+    """Of an answer that waits, so much must be taken within ``READER_SECONDS``."""
+
     _timer: asyncio.TimerHandle | None = None
+    _reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first head."""
@@ -35,9 +42,20 @@ class PatientProtocol(H11Protocol):
         elif self._timer is None:
             self._wait()
 
+    def pause_writing(self) -> None:
+        """The reader is behind: look now and then whether it goes on."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """The reader has caught up."""
+        self._unwatch()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for any more."""
         self._stop()
+        self._unwatch()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
@@ -52,3 +70,18 @@ class PatientProtocol(H11Protocol):
         busy: Any = self.cycle is not None and not self.cycle.response_complete
         if not busy and not self.transport.is_closing():
             self.transport.close()
+
+    def _watch(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._reader = self.loop.call_later(self.READER_SECONDS, self._look, left)
+
+    def _unwatch(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def _look(self, before: int) -> None:
+        if before - self.transport.get_write_buffer_size() < self.READER_BYTES:
+            self.transport.abort()  # to close would wait for the reader
+        else:
+            self._watch()
