@@ -15,14 +15,24 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import lz4.frame  # type: ignore[import-untyped]
 
 from .errors import XetError
 
-__all__ = ["HEADER", "MAX_CONTENT", "ChunkHeader", "Scheme", "pack", "parse_header", "unpack"]
+__all__ = [
+    "HEADER",
+    "MAX_CONTENT",
+    "ChunkHeader",
+    "Content",
+    "Scheme",
+    "pack",
+    "parse_header",
+    "unpack",
+]
 
+Content: TypeAlias = bytes | bytearray
 HEADER = 8
 """Bytes of a header."""
 MAX_CONTENT = 128 * 1024
@@ -71,16 +81,17 @@ def parse_header(data: bytes | memoryview, at: int = 0, *, where: str) -> ChunkH
     return ChunkHeader(stored, _SCHEMES[scheme], size)
 
 
-def unpack(data: bytes | memoryview, header: ChunkHeader, *, where: str) -> bytes:
+def unpack(data: bytes | memoryview, header: ChunkHeader, *, where: str) -> Content:
     """The content of a chunk, never more than ``header.size`` bytes of it.
 
     Raises:
         XetError: the data does not decode to exactly that many bytes.
     """
-    content = bytes(data) if header.scheme is Scheme.NONE else _decode(data, header.size, where)
-    if len(content) != header.size:
-        found = f"more than {header.size}" if len(content) > header.size else f"{len(content)}"
-        raise XetError(f"content: expected {header.size} bytes, found {found}", where=where)
+    if header.scheme is Scheme.NONE:
+        _check_size(len(data), header.size, where)
+        return bytes(data)
+    content = _decode(data, header.size, where)
+    _check_size(len(content), header.size, where)
     return _ungroup(content) if header.scheme is Scheme.GROUPED else content
 
 
@@ -99,12 +110,14 @@ def pack(content: bytes, *, scheme: Scheme = Scheme.NONE) -> bytes:
     return b"\0" + sizes[0] + bytes([scheme]) + sizes[1] + data
 
 
-def _decode(data: bytes | memoryview, size: int, where: str) -> bytes:
+def _decode(data: bytes | memoryview, size: int, where: str) -> bytearray:
     # One byte of room more than promised shows a bomb without letting it go off.
     context = lz4.frame.create_decompression_context()
-    content: bytes
+    content: bytearray
     try:
-        content, used, whole = lz4.frame.decompress_chunk(context, data, max_length=size + 1)
+        content, used, whole = lz4.frame.decompress_chunk(
+            context, data, max_length=size + 1, return_bytearray=True
+        )
     except (RuntimeError, EOFError, MemoryError) as error:
         raise XetError(f"LZ4 frame: {error}", where=where) from error
     if len(content) <= size and (not whole or used != len(data)):
@@ -112,14 +125,21 @@ def _decode(data: bytes | memoryview, size: int, where: str) -> bytes:
     return content
 
 
+def _check_size(found: int, size: int, where: str) -> None:
+    if found != size:
+        text = f"more than {size}" if found > size else f"{found}"
+        raise XetError(f"content: expected {size} bytes, found {text}", where=where)
+
+
 def _group(content: bytes) -> bytes:
     return b"".join(content[at::4] for at in range(4))
 
 
-def _ungroup(groups: bytes) -> bytes:
+def _ungroup(groups: bytearray) -> bytearray:
+    # From one bytearray into another: anything else would be copied once more on the way.
     content, at = bytearray(len(groups)), 0
     for offset in range(4):
         length = len(range(offset, len(groups), 4))
         content[offset::4] = groups[at : at + length]
         at += length
-    return bytes(content)
+    return content

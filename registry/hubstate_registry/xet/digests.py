@@ -36,6 +36,7 @@ _MOST = 4096  # states and callers, of some hundred bytes each
 _MOMENT = 2.0  # seconds
 
 State = Any  # what hashlib makes
+Piece = bytes | bytearray | memoryview
 
 
 class Hashing:
@@ -43,12 +44,12 @@ class Hashing:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._pieces: list[bytes | memoryview] = []
+        self._pieces: list[Piece] = []
         self._length = 0
         self._thread = ThreadPoolExecutor(1)
         self._before: Future[None] | None = None
 
-    def take(self, piece: bytes | memoryview) -> None:
+    def take(self, piece: Piece) -> None:
         """Hash these bytes next."""
         self._pieces.append(piece)
         self._length += len(piece)
@@ -71,7 +72,7 @@ class Hashing:
         self._before = self._thread.submit(self._update, self._pieces)
         self._pieces, self._length = [], 0
 
-    def _update(self, pieces: list[bytes | memoryview]) -> None:
+    def _update(self, pieces: list[Piece]) -> None:
         for piece in pieces:
             self._state.update(piece)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
-from .chunks import HEADER, parse_header, unpack
+from .chunks import HEADER, Content, parse_header, unpack
 from .errors import OutOfRange, XetError
 from .hashes import Hash, format_hash, hash_chunk, hash_file, hash_term
 from .shard import ShardFile, ShardXorb, Term
@@ -183,7 +183,7 @@ def read(
             yield piece
 
 
-def _read_chunk(source: Readable, chunk: Chunk, xorb: str) -> bytes:
+def _read_chunk(source: Readable, chunk: Chunk, xorb: str) -> Content:
     where = f"xorb {xorb}, byte {chunk.start}"
     data = source.pread(chunk.stop - chunk.start, chunk.start)
     if len(data) != chunk.stop - chunk.start:

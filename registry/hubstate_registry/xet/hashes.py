@@ -82,7 +82,7 @@ def parse_hash(text: str, *, where: str = "hash") -> Hash:
     return _GROUPS.pack(*(int(text[at : at + 16], 16) for at in range(0, 64, 16)))
 
 
-def hash_chunk(data: bytes | memoryview) -> Hash:
+def hash_chunk(data: bytes | bytearray | memoryview) -> Hash:
     """The hash of one chunk's content."""
     return blake3(data, key=_DATA).digest()
 

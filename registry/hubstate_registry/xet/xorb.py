@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .chunks import HEADER, ChunkHeader, parse_header, unpack
+from .chunks import HEADER, ChunkHeader, Content, parse_header, unpack
 from .errors import XetError
 from .hashes import Hash, format_hash, hash_chunk, hash_tree
 
@@ -111,7 +111,7 @@ class Scanner:
     12
     """
 
-    def __init__(self, sink: Callable[[bytes], object] | None = None) -> None:
+    def __init__(self, sink: Callable[[Content], object] | None = None) -> None:
         """``sink`` is given the content of each chunk, in order."""
         self._sink = sink
         self._rest = b""
