@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -36,6 +37,8 @@ class Fault:
     retry_after: str | None = None
     cut: int | None = None
     """The connection is closed after so many bytes of the body."""
+    reset: bool = False
+    """It is closed with what is called a reset."""
     flip: int | None = None
     """The byte of the file that is sent with its bits turned."""
     headers: dict[str, str] = field(default_factory=dict)
@@ -184,6 +187,12 @@ class _Handler(BaseHTTPRequestHandler):
             hub.busy -= 1
         if fault.cut is not None:
             self.close_connection = True
+        if fault.reset:
+            self.wfile.flush()
+            # Closed with nothing left to send: https://www.rfc-editor.org/rfc/rfc9293#section-3.6
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.connection.close()
         return None
 
     def send_body(self, body: memoryview, seen: Seen) -> None:

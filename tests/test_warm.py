@@ -37,6 +37,8 @@ from toys import toy
 warnings.simplefilter("error")
 repo = os.environ.get("REPO", "org/name")
 model = toy(pretrained=repo)
+if "HUBSTATE_CATALOGUE" in os.environ:
+    assert toy(pretrained=True).fc.bias.equal(model.fc.bias)
 release = hubstate.fetch(repo)
 print(sorted(release.paths), float(model.fc.bias.detach().sum()))
 """
@@ -298,8 +300,11 @@ def test_afterwards_the_network_may_be_cut(hub: Hub, model: Toy) -> None:
     namespace = ("unshare", "-rn")
     if not shutil.which("unshare") or subprocess.run([*namespace, "true"], check=False).returncode:
         pytest.skip("this system permits no network namespaces")
-    lock("org/name")
-    warm.warm(warm.named(["org/name"]))
+    entry = 'builder = "toy"\ntag = "one"\nrepository = "org/name"\nlicense = "mit"\ndefault = true'
+    Path("catalogue.toml").write_text(f"schema = 1\n\n[[model]]\n{entry}\n")
+    os.environ["HUBSTATE_CATALOGUE"] = "catalogue.toml"
+    lock("org/name", "toy")
+    warm.warm(warm.named(["toy"]))
     unreachable = "import socket; socket.create_connection(('127.0.0.1', 80), 1)"
     cut = subprocess.run([*namespace, sys.executable, "-c", unreachable], capture_output=True)
     assert b"unreachable" in cut.stderr
