@@ -14,7 +14,7 @@ from pathlib import Path
 from harness import Target, interleave, medians, report, run
 from serving import CLIENT, Server, environment, find_nginx, nginx, registry, slowed
 
-__all__ = ["front", "publish"]
+__all__ = ["front", "publish", "registry_of"]
 
 GB = 1_000_000_000
 LAYER = 10_000_000
@@ -204,12 +204,13 @@ def publish(
 ) -> dict[str, str]:
     """Publish weights of so many bytes to each repository; a client's environment."""
     home = environment(served, folder / "home", HF_HUB_DISABLE_XET="1")
-    variables = {**home, **_registry(served), "HUBSTATE_CACHE": str(folder / "cache")}
+    variables = {**home, **registry_of(served), "HUBSTATE_CACHE": str(folder / "cache")}
     run(PUBLISH, str(size // layer), str(layer), *repos, environment=variables)
     return variables
 
 
-def _registry(served: Server) -> dict[str, str]:
+def registry_of(served: Server) -> dict[str, str]:
+    """The variables that name a server."""
     return {"HUBSTATE_REGISTRY": served.url, "HUBSTATE_TOKEN": served.token}
 
 
@@ -258,7 +259,7 @@ def _slow(served: Server, variables: Mapping[str, str], *, rounds: int) -> None:
             "hubstate": (OURS, (_pids(line), REPO, str(GB))),
             "one connection, 100 MB": (SINGLE, _plain(line, size=GB // 10)),
         }
-        rows = interleave(contenders, rounds=rounds, environment={**variables, **_registry(line)})
+        rows = interleave(contenders, rounds=rounds, environment={**variables, **registry_of(line)})
     middle = medians(rows)
     value = middle["hubstate"]["GB/s"] / middle["one connection, 100 MB"]["GB/s"]
     target = Target(text="× one connection", value=value, at_least=4.5)

@@ -72,20 +72,25 @@ uvicorn.run(Starlette(routes=routes), port=int(sys.argv[1]), http=PatientProtoco
 """
 
 
-# A long line: each connection is held to a rate, and every question takes a while to arrive.
+# A long line: each connection, or all of them together, are held to a rate, and every question
+# takes a while to arrive.
 LINE = """
 import socket, sys, threading, time
-port, to, rate, latency = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+port, to, rate, latency, shared = (kind(word) for kind, word in
+                                   zip((int, int, float, float, int), sys.argv[1:]))
+lock, line = threading.Lock(), [0.0]
 def ask(client, server):
     while data := client.recv(65536):
         time.sleep(latency)
         server.sendall(data)
     server.shutdown(socket.SHUT_RDWR)
 def answer(server, client):
-    buffer, due = memoryview(bytearray(1 << 16)), 0
+    buffer, due = memoryview(bytearray(1 << 16)), line if shared else [0.0]
     while count := server.recv_into(buffer):
-        due = max(due, time.monotonic() - 0.01) + count / rate
-        time.sleep(max(0, due - time.monotonic()))
+        with lock:
+            due[0] = max(due[0], time.monotonic() - 0.01) + count / rate
+            wait = due[0] - time.monotonic()
+        time.sleep(max(0, wait))
         client.sendall(buffer[:count])
     client.shutdown(socket.SHUT_RDWR)
 def guarded(work, *sockets):
@@ -187,10 +192,12 @@ def nginx(folder: Path, sites: str) -> Iterator[Server]:
 
 
 @contextmanager
-def slowed(server: Server, *, rate: float, latency: float) -> Iterator[Server]:
-    """The same server by a line of ``rate`` bytes a second for each connection."""
+def slowed(
+    server: Server, *, rate: float, latency: float, shared: bool = False
+) -> Iterator[Server]:
+    """The same server by a line of ``rate`` bytes a second for each connection, or for all."""
     port = _free_port()
-    words = (str(port), str(server.port), str(rate), str(latency))
+    words = (str(port), str(server.port), str(rate), str(latency), str(int(shared)))
     with _process([sys.executable, "-c", LINE, *words], port) as process:
         behind = (server.pid, *server.behind)
         yield Server(port=port, pid=process.pid, token=server.token, behind=behind)

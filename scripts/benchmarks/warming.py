@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from fetching import front, publish
+from fetching import front, publish, registry_of
 from harness import Target, interleave, medians, report
+from serving import slowed
 
 COUNT, SIZE = 50, 10_000_000
 SMALL = [f"admin/small{number}" for number in range(COUNT)]
@@ -63,11 +64,15 @@ def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as name, front(Path(name)) as served:
         variables = publish(served, Path(name), *SMALL, size=SIZE, layer=SIZE // 10)
         publish(served, Path(name), "admin/one", size=COUNT * SIZE)
-        _many(variables, rounds=min(rounds, 5))
+        _many("warm many", "on loopback", variables, rounds=min(rounds, 5))
+        with slowed(served, rate=125e6, latency=0.02, shared=True) as line:
+            place = "by a line of 1 Gbit/s, 20 ms"
+            far = {**variables, **registry_of(line)}
+            _many("warm far", place, far, rounds=min(rounds, 2))
         _hits(variables, rounds=min(rounds, 5))
 
 
-def _many(variables: Mapping[str, str], *, rounds: int) -> None:
+def _many(name: str, place: str, variables: Mapping[str, str], *, rounds: int) -> None:
     contenders = {
         f"{COUNT} models": (WARM, SMALL),
         "one of their size": (WARM, ["admin/one"]),
@@ -76,7 +81,7 @@ def _many(variables: Mapping[str, str], *, rounds: int) -> None:
     many, one = (min(row["s"] for row in some) for some in rows.values())
     value = many / one
     target = Target(text="seconds / those of their bytes", value=value, at_most=1.3)
-    report(f"warm many: {COUNT} models of {SIZE // 10**6} MB", rows, [target])
+    report(f"{name}: {COUNT} models of {SIZE // 10**6} MB {place}", rows, [target])
 
 
 def _hits(variables: Mapping[str, str], *, rounds: int) -> None:
