@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from hubstate.cache import Cache, leases, prune
 from hubstate.cache.leases import take_turns
 from hubstate.digest import Digest
 from hubstate.endpoints import open_endpoint
-from hubstate.hub import fetch
+from hubstate.hub import fetch, open_release
 from hubstate.reference import Reference
 
 HERE = Path(__file__).parent
@@ -388,3 +389,14 @@ def test_a_late_answer_does_not_undo_what_was_measured_meanwhile(hub: Hub) -> No
     known = cache.known(endpoint.name, reference)
     assert known
     assert known.commit.files["README.md"].digest == Digest.of(hub.files["README.md"])
+
+
+def test_what_is_measured_late_does_not_move_a_name_back(hub: Hub) -> None:
+    endpoint, reference = open_endpoint(hub.base), Reference.parse("org/name")
+    opened = open_release("org/name")
+    moved = replace(endpoint.resolve(reference), id="d" * 40)
+    Cache().record(endpoint.name, reference, moved, known=None)
+    opened.path("README.md")
+    known = Cache().known(endpoint.name, reference)
+    assert known
+    assert known.commit.id == moved.id

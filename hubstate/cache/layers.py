@@ -210,6 +210,12 @@ class Cache:
                 Releases(self.writable).record(endpoint, reference, commit)
         return commit
 
+    def learn(self, endpoint: str, reference: Reference, commit: Commit) -> None:
+        """Remember the digests of files that were measured, where something can be written."""
+        if self.writable:
+            with contextlib.suppress(OSError):
+                Releases(self.writable).learn(endpoint, reference, commit)
+
 
 class _Guarded:
     """A stream whose errors are not mistaken for those of the cache that it is written to."""

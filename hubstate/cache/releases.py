@@ -36,7 +36,8 @@ from hubstate.reference import Reference, quote_name, unquote_name
 
 __all__ = ["KnownRelease", "Releases"]
 
-_merging = threading.Lock()  # what is merged must not be overwritten by who merged at that time
+# What is merged must not be overwritten by who merged at that time; others need not wait for it.
+_MERGING = tuple(threading.Lock() for _ in range(32))
 _USE = 3600.0  # seconds: the time of last use is kept to the hour, which costs nothing to read
 
 
@@ -134,10 +135,21 @@ class Releases:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._write(self._revision(endpoint, reference), {"commit": commit.id, "resolved": now})
 
+    def learn(self, endpoint: str, reference: Reference, commit: Commit) -> None:
+        """Remember digests of a commit; what the reference means stays as it was recorded.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        if self._revision(endpoint, reference).exists():
+            self._record_commit(endpoint, commit)
+        else:  # it is known from a folder below, which cannot be written
+            self.record(endpoint, reference, commit)
+
     def _record_commit(self, endpoint: str, commit: Commit) -> None:
         """Write a commit, unless it is there: another thread or process may measure digests."""
         known = None
-        with _merging:
+        with _MERGING[hash(commit.id) % len(_MERGING)]:
             with contextlib.suppress(OSError, Damaged):
                 known = self._commit(endpoint, commit.repo, commit.id)
             merged = merge_digests(commit, known)

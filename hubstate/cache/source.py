@@ -260,8 +260,7 @@ class Source:
         listed = self.commit.files[name]
         if listed.digest is None:
             commit = replace(self.commit, files={**self.commit.files, name: info})
-            known = self.cache.known(self.endpoint.name, self.reference)
-            self.cache.record(self.endpoint.name, self.reference, commit, known=known)
+            self.cache.learn(self.endpoint.name, self.reference, commit)
 
     def _is_cut_off(self) -> bool:
         return self.endpoint.remote and settings.offline()
