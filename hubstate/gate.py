@@ -107,7 +107,7 @@ def _differences(record: BuilderRecord, folder: Path, manifest: Manifest) -> Ite
         if file.tensors:
             tensors |= map_weights(folder / file.path)
     if there is not None:
-        tensors = there.apply(tensors)
+        tensors = there.apply(tensors, names=dict.fromkeys([*there.nodes, *plan.wanted]))
     report = assign_tensors(plan, tensors)
     skipped.finish(model, loaded=frozenset(report.loaded))
     loaded = model.state_dict()

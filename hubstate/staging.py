@@ -19,10 +19,11 @@ from torch import nn
 from hubstate.blobs import reachable
 from hubstate.card import config_json, model_card
 from hubstate.errors import Damaged, GateRefused, InvalidSetting, StructureMismatch
-from hubstate.loading import describe, loadmodel
+from hubstate.loading import describe, loadmodel, transform_entries
 from hubstate.manifest import (
     NAME,
     BuilderRecord,
+    Entry,
     FileRecord,
     Json,
     Manifest,
@@ -35,7 +36,6 @@ from hubstate.probe import make_probe
 from hubstate.release import WEIGHTS
 from hubstate.rules import Rule
 from hubstate.strictjson import loads
-from hubstate.transforms import resolve
 from hubstate.walk import tensors_of
 from hubstate.walk.plain import fields_of, plain
 from hubstate.walk.traits import has_extra, unwrap
@@ -106,7 +106,7 @@ def refusals(model: nn.Module, meaning: Description, *, allow_nonfinite: bool) -
     if not any(tensor.numel() for tensor in tensors.values()):
         problems.append("the model has no tensor with a value in it")
     problems += _refused_names(list(tensors))
-    problems += _refused_rules(tensors, meaning.transforms)
+    problems += _refused_rules(model, meaning.transforms)
     problems += _refused_extras(unwrap(model))
     if not allow_nonfinite:
         problems += _nonfinite(tensors)
@@ -167,13 +167,16 @@ def _refused_names(names: list[str]) -> Iterator[str]:
         )
 
 
-def _refused_rules(
-    tensors: Mapping[str, torch.Tensor], transforms: tuple[Rule, ...]
-) -> Iterator[str]:
+def _refused_rules(model: nn.Module, transforms: tuple[Rule, ...]) -> Iterator[str]:
     try:
-        resolve(transforms, tensors)
+        _exact(describe(model), transforms)
     except StructureMismatch as error:
         yield from (f"transforms: {issue}" for issue in error.issues)
+
+
+def _exact(structure: tuple[Entry, ...], transforms: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules by name: what comes from a registry is never tried as a pattern."""
+    return transform_entries(structure, transforms)[0].exact if transforms else ()
 
 
 def _refused_extras(model: nn.Module) -> Iterator[str]:
@@ -255,8 +258,9 @@ def _stage(
 ) -> Manifest:
     tensors = tensors_of(model)
     written = save_sharded(folder / WEIGHTS, tensors, limit=limit)
+    structure = describe(model)
     manifest = Manifest(
-        structure=describe(model),
+        structure=structure,
         files=tuple(map(_record, written)),
         builder=meaning.builder,
         preprocessing=meaning.preprocessing,
@@ -265,8 +269,7 @@ def _stage(
         license=meaning.license,
         provenance={**provenance(), **meaning.provenance},
         probe=_probe(model, meaning),
-        # By name: what comes from a registry is never tried as a pattern.
-        transforms=resolve(meaning.transforms, tensors).exact,
+        transforms=_exact(structure, meaning.transforms),
     )
     (folder / NAME).write_bytes(dump(manifest))
     config = json.dumps(config_json(manifest), indent=2, sort_keys=True) + "\n"

@@ -243,6 +243,29 @@ def test_rules_pass_the_gate_by_name_and_only_where_they_lead_to_the_builder_s_m
     assert "denselayer1.norm1.weight: missing" in inspect(tmp_path)[0]
 
 
+class Stateful(Linear):
+    """One layer, and an extra state that is a tensor."""
+
+    _extra = torch.zeros(2)
+
+    def get_extra_state(self) -> torch.Tensor:
+        return self._extra
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self._extra = state
+
+
+def test_an_extra_state_passes_the_gate_beside_rules(tmp_path: Path) -> None:
+    register_model(name="yy-stateful")(lambda: Stateful("b"))
+    old = Stateful("a")
+    old.set_extra_state(torch.tensor([1.0, 2.0]))
+    rules = parse_rules([{"rename": r"(?:a\.)?(.*)", "to": r"b.\1"}])
+    record = recorded_builder(old, "yy-stateful", None)
+    meaning = described(old, builder=record, transforms=rules, probe=None)
+    stage(old, tmp_path, meaning, repository="org/extra", limit=10**9)
+    assert inspect(tmp_path) == []
+
+
 def test_a_rule_that_matches_nothing_is_not_published(release: nn.Module) -> None:
     meaning = described(release, transforms=parse_rules([*RULES, {"drop": "gone"}]))
     (problem,) = refusals(release, meaning, allow_nonfinite=False)
