@@ -13,6 +13,7 @@ whoever copies a chunk hashes the copy. The search ends where it would cost more
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ def _copies(cache: Cache, record: FileRecord) -> Iterator[tuple[Path, Sequence[C
         return
     for folder in cache.folders:
         path = Blobs(folder).path(record.digest)
-        if path.exists():
+        if os.access(path, os.R_OK):
             yield path, tiles
             return
     yield from find_parts(cache.folders, seal(tiles).hex)
