@@ -355,6 +355,10 @@ def test_the_search_ends_where_it_would_cost_more_than_it_saves(
     absent = Chunk(0, 4 << 20, Digest.of(b"nowhere"))
     assert donors.find_chunks(Cache(), [absent], near=near) == {}
     assert 1 << 20 <= sum(read) <= (1 << 20) + 250_000
+    read.clear()
+    blob(base).unlink()  # the manifests alone are of no use
+    assert donors.find_chunks(Cache(), [absent], near=near) == {}
+    assert read == []
 
 
 # Many at once

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hubstate.blobs import Blobs
 from hubstate.cache.layers import Cache
-from hubstate.cache.partials import find_parts
+from hubstate.cache.partials import find_parts, partial_digests
 from hubstate.cache.releases import Releases
 from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit
@@ -65,22 +65,35 @@ def find_chunks(cache: Cache, chunks: Iterable[Chunk], *, near: Commit) -> dict[
 
 def _manifests(cache: Cache, near: Commit, *, limit: int) -> Iterator[bytes]:
     """Manifests that the cache has; those of releases of like size are likely to share more."""
-    seen = {near.manifest}
+    seen, parts = {near.manifest}, partial_digests(cache.folders)
     for repo in (near.repo, "*/*"):
         commits = [c for folder in cache.folders for c in Releases(folder).newest(limit, repo=repo)]
         for commit in sorted(commits, key=lambda commit: abs(commit.size - near.size)):
-            if commit.manifest and commit.manifest not in seen:
-                seen.add(commit.manifest)
+            if not commit.manifest or commit.manifest in seen:
+                continue
+            seen.add(commit.manifest)
+            if any(digest in parts or _blob(cache, digest) for digest in _large(commit)):
                 yield _read(cache, commit.manifest)
 
 
+def _large(commit: Commit) -> Iterator[Digest]:
+    """The files that may have tensors to be copied."""
+    for info in commit.files.values():
+        if info.digest and info.digest != commit.manifest and (info.size or 0) >= _LEAST:
+            yield info.digest
+
+
+def _blob(cache: Cache, digest: Digest) -> Path | None:
+    paths = (Blobs(folder).path(digest) for folder in cache.folders)
+    return next((path for path in paths if os.access(path, os.R_OK)), None)
+
+
 def _read(cache: Cache, digest: Digest) -> bytes:
-    for folder in cache.folders:
-        try:
-            return Blobs(folder).path(digest).read_bytes()
-        except OSError:
-            continue
-    return b""
+    try:
+        path = _blob(cache, digest)
+        return path.read_bytes() if path else b""
+    except OSError:
+        return b""
 
 
 def _places(cache: Cache, data: bytes, wanted: Collection[Digest]) -> dict[Digest, Place]:
@@ -102,9 +115,7 @@ def _copies(cache: Cache, record: FileRecord) -> Iterator[tuple[Path, Sequence[C
     tiles = tile(record)
     if tiles is None:
         return
-    for folder in cache.folders:
-        path = Blobs(folder).path(record.digest)
-        if os.access(path, os.R_OK):
-            yield path, tiles
-            return
-    yield from find_parts(cache.folders, seal(tiles).hex)
+    if path := _blob(cache, record.digest):
+        yield path, tiles
+    else:
+        yield from find_parts(cache.folders, seal(tiles).hex)

@@ -30,7 +30,14 @@ from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
 from hubstate.transport.part import Part, read_journal, room_of, runs_in
 
-__all__ = ["Partial", "Partials", "discard_partials", "find_parts", "read_partial"]
+__all__ = [
+    "Partial",
+    "Partials",
+    "discard_partials",
+    "find_parts",
+    "partial_digests",
+    "read_partial",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,6 +165,12 @@ def find_parts(folders: Iterable[Path], key: str) -> Iterator[tuple[Path, Sequen
             yield partial.path, partial.chunks
         for run in runs_in(partials.folder):
             yield run / "part", read_journal(run / "journal")
+
+
+def partial_digests(folders: Iterable[Path]) -> set[Digest]:
+    """The digests of all files of which there are partial ones."""
+    records = (record for folder in folders for record in (folder / "partial").glob("*/*.json"))
+    return {digest for record in records for digest in _digest(record) if digest}
 
 
 def discard_partials(
