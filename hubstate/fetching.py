@@ -72,8 +72,6 @@ def fetch(
             release.tensors_path(name, [tensor.name for tensor in tensors], progress=progress)
         elif tensors is not None:
             release.keep_header(name)
-        elif tensors is not None:
-            release.keep_header(name)
     release.fetch([name for name, tensors in wanted.items() if tensors is None], progress=progress)
     return release
 
