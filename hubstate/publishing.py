@@ -153,7 +153,8 @@ def publish(
             by default what ``HUBSTATE_MAX_SHARD_SIZE`` says, or 5GB. A larger state is published
             as ``model-00001-of-0000N.safetensors`` … with an index, as huggingface_hub and
             transformers do it. The memory that publishing takes besides the model is less than
-            that of one such file and 200 MB.
+            that of one such file and 200 MB; a probe takes a copy of a model that is not in
+            float32 on the CPU.
         dry_run: do everything but the commit.
         registry: a folder or URL instead of the configured registry.
 

@@ -180,11 +180,11 @@ class Release:
 
     def _index(self) -> str | None:
         """The index of a repository without manifest, where one file of weights is not all."""
-        ending = f"{WEIGHTS.removeprefix('model')}.index.json"
-        names = [name for name in self.source.infos if name.endswith(ending) and "/" not in name]
         if WEIGHTS in self.source.infos:
             return None
-        return f"{WEIGHTS}.index.json" if len(names) > 1 else next(iter(names), None)
+        usual, ending = f"{WEIGHTS}.index.json", ".safetensors.index.json"
+        names = [name for name in self.source.infos if name.endswith(ending) and "/" not in name]
+        return usual if usual in names else names[0] if len(names) == 1 else None
 
     def _shards(self, index: str) -> list[str]:
         """The files that an index names, once their headers agree with it."""

@@ -218,6 +218,12 @@ def test_what_huggingface_hub_saves_is_loaded(bare: Hub) -> None:
     assert same(again, Net())
 
 
+def test_an_index_may_have_another_name_if_it_is_the_only_one(bare: Hub) -> None:
+    bare.files["model.fp16.safetensors.index.json"] = bare.files.pop(INDEX)
+    hubstate.load_pretrained(model := Net(seed=1), "org/name")
+    assert same(model, Net())
+
+
 def test_without_a_manifest_a_filter_moves_its_own_bytes(bare: Hub) -> None:
     model = Net(seed=1, head=7)
     hubstate.load_pretrained(model, "org/name", filter=hubstate.only("second.bias"))
