@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import save_torch_state_dict
 from hypothesis import given
 from hypothesis.strategies import text
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from toys import toy
 
 import hubstate
@@ -75,6 +76,19 @@ def test_models_are_listed_with_their_weights(run: Any) -> None:
     code, out, _ = run("models", "nothing*")
     assert code == 0
     assert "no builder matches" in out
+
+
+def test_publish_takes_an_index_and_a_limit(run: Any, weights: str, tmp_path: Path) -> None:
+    save_torch_state_dict(load_file(weights), tmp_path, max_shard_size=500)
+    index = str(tmp_path / "model.safetensors.index.json")
+    code, _, err = run(*words(index, "--max-shard-size", "many"))
+    assert (code, "max_shard_size: expected bytes" in err) == (2, True)
+    code, out, err = run(*words(index, "--max-shard-size", "0.9kB", "--json"))
+    assert code == 0, err
+    assert json.loads(out)["difference"]["added"] == sorted(load_file(weights))
+    code, out, _ = run("fetch", NAME, "--probe", "--builder", "toys:toy", "--json")
+    shards = [name for name in json.loads(out)["files"] if name.endswith(".safetensors")]
+    assert (code, len(shards)) == (0, 2)
 
 
 def test_publish_and_fetch(run: Any, weights: str, tmp_path: Path) -> None:

@@ -735,9 +735,11 @@ def test_a_repository_without_manifest_becomes_a_release(run: Run, tmp_path: Pat
     model = trained()
     save_file(model.state_dict(), path)
     publish_files("elsewhere/toy.v1_in1k", {"model.safetensors": path}, message="As others do")
-    code, _, err = run("import", "elsewhere/toy.v1_in1k", "--as", "org/bare", "--license", "mit")
+    words = ["--license", "mit", "--max-shard-size", "500"]
+    code, _, err = run("import", "elsewhere/toy.v1_in1k", "--as", "org/bare", *words)
     assert code == 0, err
     release = hubstate.open_release("org/bare")
+    assert "model.safetensors.index.json" in release.commit.files
     assert release.manifest is not None
     assert release.manifest.builder is None
     report = hubstate.load_pretrained(toy(), "org/bare")
