@@ -3,7 +3,8 @@
 Most requests of a registry ask the same few things again. SQLite says cheaply whether any
 connection, of this process or another, has committed since (``PRAGMA data_version``); so the
 answers are kept exactly that long, and a request that begins after a change was acknowledged
-never sees what was before it. An answer is kept for one caller, address, query and host.
+never sees what was before it. An answer is kept for one caller, address, query and host, from the
+second time on that it is asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = ["Answers", "Key", "key_of"]
 
 Key = tuple[str, bytes, bytes, str, bytes, str, bytes]
 _MOST_BYTES, _MOST = 32 << 20, 4096
+_MOST_ASKED = 65_536
 _LONG = 4096  # bytes of a body
 
 
@@ -36,6 +38,7 @@ class Answers:
         """What routes have found out since the version; another one for each version."""
         self._answers: dict[Key, Response] = {}
         self._principals: dict[bytes, Principal] = {}
+        self._asked: set[int] = set()
 
     def refresh(self) -> int:
         """Forget everything, if anything has changed; the version from which to keep things.
@@ -69,7 +72,7 @@ class Answers:
         """Remember a whole, successful answer that does not depend on anything else."""
         if key is None or response.status_code != 200 or not _is_plain(response):
             return
-        if version != self._version:
+        if version != self._version or not self._is_asked_again(key):
             return
         size = 1024 + sum(map(len, key)) + len(getattr(response, "body", b""))
         if self._bytes + size > _MOST_BYTES or len(self._answers) >= _MOST:
@@ -77,6 +80,15 @@ class Answers:
         if size <= _MOST_BYTES // 16:
             self._answers[key] = response
             self._bytes += size
+
+    def _is_asked_again(self, key: Key) -> bool:
+        """Most addresses are asked for once: to keep those answers costs more than it saves."""
+        if (mark := hash(key)) in self._asked:
+            return True
+        if len(self._asked) >= _MOST_ASKED:
+            self._asked.clear()
+        self._asked.add(mark)
+        return False
 
     def _clear(self) -> None:
         self._answers.clear()

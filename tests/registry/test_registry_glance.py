@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 from registry_serving import Serving
+from starlette.responses import JSONResponse
 
+from hubstate_registry.answers import Answers
 from hubstate_registry.names import RepoId
 from hubstate_registry.storage import Storage, repositories
 from hubstate_registry.storage.glance import Beyond, Glance
@@ -64,3 +66,14 @@ def test_a_glance_answers_as_the_database_does(
     monkeypatch.setattr(Glance, "_row", nothing)
     assert quick == ask_all()
     assert {status for status, _, _ in quick} == {200, 307, 404}
+
+
+def test_an_answer_is_kept_from_the_second_time_that_it_is_asked_for(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    answers, answer = Answers(storage.glance), JSONResponse({})
+    key = ("GET", b"/api/models/ada/model", b"", "token", b"host", "http", b"")
+    for kept in (None, None, answer):
+        version = answers.refresh()
+        assert answers.get(key) is kept
+        answers.keep(key, answer, version=version)
+    storage.close()
