@@ -87,7 +87,7 @@ class Dispatcher:
             headers = dict(reversed(scope["headers"]))  # of several, the first counts
             secret = headers.get(b"authorization", b"")
             principal = await self._admit(request, rule, header=secret, version=version)
-            data = await self._data(scope, receive, rule=rule)
+            data = await self._data(request, principal, rule=rule)
             key = key_of(scope, headers, principal, data) if rule.kept else None
             response = self.answers.get(key)
             if response is None:
@@ -173,11 +173,12 @@ class Dispatcher:
         with self.registry.storage.database.read() as connection:
             return accounts.authenticate(connection, secret)
 
-    async def _data(self, scope: Scope, receive: Receive, *, rule: Rule) -> bytes:
+    async def _data(self, request: Request, principal: Principal, *, rule: Rule) -> bytes:
         if rule.body == "none":
             return b""
         limits = self.registry.settings.limits
-        return await read_body(scope, receive, limit=limits.json_bytes, limits=limits)
+        limit = limits.json_bytes if principal.user else limits.anonymous_bytes
+        return await read_body(request.scope, request.receive, limit=limit, limits=limits)
 
 
 def _parse_body(data: bytes, rule: Rule) -> object:

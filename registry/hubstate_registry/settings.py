@@ -16,6 +16,8 @@ class Limits:
 
     json_bytes: int = 8 * MIB
     """A JSON or form body."""
+    anonymous_bytes: int = 512 * 1024
+    """The same of a caller without a token: all connections together must fit in memory."""
     header_bytes: int = 64 * 1024
     """All headers of a request together."""
     commit_bytes: int = 1024 * MIB

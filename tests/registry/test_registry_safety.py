@@ -88,6 +88,15 @@ def test_bodies_over_a_limit_are_refused(tmp_path: Path) -> None:
         assert served.api().list_repo_files("ada/model") == []
 
 
+def test_a_caller_without_a_token_sends_less(tmp_path: Path) -> None:
+    with serving(tmp_path, anonymous_bytes=1000) as served:
+        served.api().create_repo("ada/model")
+        path, form = "/api/models/ada/model/paths-info/main", {"paths": "x" * 1000}
+        assert served.request("POST", path, data=form, user=None).status_code == 413
+        assert served.request("POST", path, data={"paths": "x"}, user=None).status_code == 200
+        assert served.request("POST", path, data=form).status_code == 200
+
+
 def raw(served: Serving, data: bytes, *, patience: float = 10) -> bytes:
     """What comes back for raw bytes."""
     host, port = served.url.removeprefix("http://").split(":")

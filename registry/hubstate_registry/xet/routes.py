@@ -54,6 +54,7 @@ __all__ = ["XetExtension"]
 _PREFIXES = ("default", "default-merkledb")  # the documents say the one, clients the other
 _BLOCK = 1 << 20
 _CHECKS = 8  # shards at once
+_LARGE = 8 << 20  # bytes of a shard, of which only one is checked at a time: it takes five as many
 _PATIENCE = 5.0  # seconds; a gigabyte is checked in about two
 _RANGE = re.compile(r"bytes=(\d{1,20})-(\d{1,20})")
 
@@ -80,7 +81,7 @@ class XetExtension:
         self.copies = Copies(storage, self._read_whole) if copies else None
         self._signer = storage.signer
         # Shards take long to check; whatever else wants a thread must not wait for them.
-        self._checks = CapacityLimiter(_CHECKS)
+        self._checks, self._large_checks = CapacityLimiter(_CHECKS), CapacityLimiter(1)
 
     def rules(self) -> Sequence[Rule]:
         """The routes of the list above."""
@@ -162,10 +163,11 @@ class XetExtension:
             data += block
         limit = call.registry.settings.limits.object_bytes
         register = partial(self.xet.register, bytes(data), grant=grant, object_bytes=limit)
+        limiter = self._checks if len(data) <= _LARGE else self._large_checks
         if version == 1:
-            await to_thread.run_sync(register, limiter=self._checks)
+            await to_thread.run_sync(register, limiter=limiter)
             return JSONResponse({"result": 1})
-        task = asyncio.create_task(to_thread.run_sync(register, limiter=self._checks))
+        task = asyncio.create_task(to_thread.run_sync(register, limiter=limiter))
         return StreamingResponse(_report(task), media_type="application/x-ndjson")
 
     def _reconstruct(self, call: Call, *, version: int) -> Response:
