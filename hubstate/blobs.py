@@ -37,6 +37,7 @@ __all__ = [
     "check_info",
     "describe_error",
     "link_once",
+    "listed",
     "make_folders",
     "opened",
     "reachable",
@@ -92,6 +93,14 @@ def make_folders(folder: Path) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
         sync_folder(folder.parent)
+
+
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """What is in a folder, by a pattern of names; nothing if it goes away at that moment."""
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []
 
 
 def sync_folder(folder: Path) -> None:

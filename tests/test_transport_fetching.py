@@ -23,6 +23,7 @@ import hubstate
 from hubstate.blobs import Blobs
 from hubstate.cache import Cache, upkeep
 from hubstate.cache.fetching import Remote, fetch_whole
+from hubstate.cache.partials import partial_digests
 from hubstate.digest import Digest
 from hubstate.endpoints.http import HttpEndpoint
 from hubstate.errors import (
@@ -393,6 +394,27 @@ def test_a_folder_that_others_remove_at_that_moment_is_made_again(tmp_path: Path
         thread.join()
     assert {str(problem) for problem in problems} == {"nothing comes"}
     assert left_behind() == []
+
+
+def test_folders_that_come_and_go_do_no_harm_to_who_looks_through_them(tmp_path: Path) -> None:
+    stop, places = threading.Event(), [tmp_path / "partial" / f"{n:02}" for n in range(20)]
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            for place in places:
+                place.mkdir(parents=True, exist_ok=True)
+            for place in places:
+                place.rmdir()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert partial_digests([tmp_path]) == set()
+            assert list(upkeep.prune(Cache([tmp_path])).paths) == []
+    finally:
+        stop.set()
+        thread.join()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubstate.blobs import DAY, write_file
+from hubstate.blobs import DAY, listed, write_file
 from hubstate.cache.receipts import facts_of
 from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
@@ -62,7 +62,7 @@ class Partials:
 
     def __iter__(self) -> Iterator[Partial]:
         """Those whose record still holds."""
-        for record in sorted(self.folder.glob("*.json")):
+        for record in listed(self.folder, "*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 yield _read(record)
 
@@ -169,7 +169,8 @@ def find_parts(folders: Iterable[Path], key: str) -> Iterator[tuple[Path, Sequen
 
 def partial_digests(folders: Iterable[Path]) -> set[Digest]:
     """The digests of all files of which there are partial ones."""
-    records = (record for folder in folders for record in (folder / "partial").glob("*/*.json"))
+    places = (place for folder in folders for place in listed(folder / "partial", "*"))
+    records = (record for place in places for record in listed(place, "*.json"))
     return {digest for record in records for digest in _digest(record) if digest}
 
 
@@ -187,9 +188,9 @@ def discard_partials(
     Yields:
         The paths, and the bytes they take on the disk.
     """
-    for place in sorted((folder / "partial").glob("*")):
-        digests = {digest for record in place.glob("*.json") for digest in _digest(record)}
-        idle = [*place.glob("run-*"), *place.glob("new-*")]
+    for place in listed(folder / "partial", "*"):
+        digests = {digest for record in listed(place, "*.json") for digest in _digest(record)}
+        idle = [*listed(place, "run-*"), *listed(place, "new-*")]
         doomed = [path for path in idle if _age(path) > max(age, DAY)]
         if not any(map(needed, digests)) and not idle and _age(place) > age:
             doomed = [place]

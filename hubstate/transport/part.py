@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from hubstate.blobs import sync_folder
+from hubstate.blobs import listed, sync_folder
 from hubstate.digest import Digest, hash_ranges
 from hubstate.transport.chunks import Chunk, Range, union
 
@@ -237,7 +237,7 @@ def room_of(path: Path) -> int:
 
 def runs_in(folder: Path) -> Iterator[Path]:
     """The runs of all processes, living or not."""
-    yield from sorted(folder.glob("run-*-*-*"))
+    yield from listed(folder, "run-*-*-*")
 
 
 def adopt_run(run: Path) -> Part | None:

@@ -24,7 +24,7 @@ with tempfile.TemporaryDirectory() as place:
     began = time.perf_counter()
     proofs = warm(named(repos), cache=Cache([Path(place)]))
     seconds = time.perf_counter() - began
-assert all(proof.complete for proof in proofs)
+assert all(proof.complete for proof in proofs), [str(p.error) for p in proofs if p.error][:3]
 size = sum(file.size for proof in proofs for file in proof.files)
 print(json.dumps({"s": seconds, "MB/s": size / 1e6 / seconds}))
 """
