@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -295,22 +296,21 @@ def test_an_index_that_disagrees_with_its_files_loads_nothing(bare: Hub, kind: s
 # Published
 
 
-def test_a_release_shrinks_to_one_file_and_grows_again() -> None:
-    first = hubstate.publish(
-        Net(), "org/name", license="mit", weights_only=True, max_shard_size="386kB"
+def test_under_another_limit_a_release_has_other_files_and_no_old_ones(
+    files: dict[str, bytes],
+) -> None:
+    first = publish_files("org/name", files, message="In shards")
+    publish = functools.partial(
+        hubstate.publish, Net(), "org/name", license="mit", weights_only=True
     )
-    assert set(hubstate.fetch("org/name").commit.files) >= {*SHARDS, INDEX}
-    model = Net(seed=1)
-    hubstate.load_pretrained(model, "org/name")
-    assert same(model, Net())
-    os.environ["HUBSTATE_MAX_SHARD_SIZE"] = "2MB"
+    os.environ["HUBSTATE_MAX_SHARD_SIZE"] = "386kB"
+    assert publish().action == "unchanged"
     with pytest.raises(GateRefused, match="only files differ"):
-        hubstate.publish(Net(), "org/name", license="mit", weights_only=True)
-    one = hubstate.publish(Net(), "org/name", license="mit", weights_only=True, allow_equal=True)
-    assert one.difference.meaning == ("files",)
+        publish(max_shard_size="2MB")
+    one = publish(max_shard_size="2MB", allow_equal=True)
+    assert (one.difference.meaning, one.parent) == (("files",), first.id)
     names = set(open_release("org/name").commit.files)
     assert names == {NAME, "model.safetensors", "config.json", "README.md"}
-    assert one.parent == first.commit
 
 
 def test_shards_go_to_a_server_and_come_back(
