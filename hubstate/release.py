@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from hubstate.blobs import check_info
-from hubstate.cache import Source, Traffic
+from hubstate.cache import Source
 from hubstate.digest import Digest
 from hubstate.endpoints import MANIFEST, Commit, FileInfo, Stream
 from hubstate.errors import DigestMismatch, FileNotInRelease, InvalidManifest, InvalidWeights
@@ -18,7 +19,9 @@ from hubstate.header import Header, header_size, parse_header
 from hubstate.manifest import Manifest, parse
 from hubstate.progress import Hook, bar, quiet
 from hubstate.reference import Reference
-from hubstate.transport.chunks import tensors_of
+
+if TYPE_CHECKING:
+    from hubstate.cache import Traffic
 
 __all__ = ["WEIGHTS", "Release", "read_release"]
 
@@ -53,6 +56,8 @@ class Release:
         broken off, count as ``reused``. Whoever waits for another process that fetches the same
         file has none of either.
         """
+        from hubstate.cache import Traffic  # here, as a warm load has none
+
         return sum(self.source.traffic.values(), Traffic())
 
     @property
@@ -240,6 +245,8 @@ class Release:
         """
         if path := self.source.find(name):
             return path
+        from hubstate.transport.chunks import tensors_of  # here, as a warm load needs none
+
         recorded = self.source.records.get(name)
         header = None if recorded and recorded.tensors else self.weights_header(name)
         sizes = {t.name: t.stop - t.start for t in tensors_of(header or recorded)}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hubstate.cache.fetching import Traffic
 from hubstate.cache.layers import Cache, Found
 from hubstate.cache.releases import KnownRelease
 from hubstate.cache.source import Source, offline_error
 from hubstate.lazy import importing
 
 if TYPE_CHECKING:
+    from hubstate.cache.fetching import Traffic
     from hubstate.cache.upkeep import (
         CacheEntry,
         Freed,
@@ -42,6 +42,7 @@ __all__ = [
 __getattr__ = importing(
     __name__,
     {
+        "fetching": ("Traffic",),
         "upkeep": (
             "CacheEntry",
             "Freed",
@@ -51,6 +52,6 @@ __getattr__ = importing(
             "remove",
             "total_size",
             "verify",
-        )
+        ),
     },
 )

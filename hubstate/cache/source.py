@@ -1,31 +1,30 @@
-"""Where the files of a commit come from: the cache, or else the registry by way of the cache."""
+"""Where the files of a commit come from: the cache, or else the registry by way of the cache.
+
+What is in the cache is found here; what has to be fetched is :mod:`hubstate.cache.arrival`, which
+a warm load does not import.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hubstate import settings
 from hubstate.blobs import FileInfo
-from hubstate.cache.fetching import Remote, Traffic, fetch_ranges, fetch_whole, find_ranges
 from hubstate.cache.layers import Cache
-from hubstate.cache.leases import take_turns
-from hubstate.cache.partials import Partials
 from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit, Endpoint
-from hubstate.errors import DigestMismatch, FileNotInRelease, NotFound, Offline
-from hubstate.header import Header, header_size
+from hubstate.errors import DigestMismatch, FileNotInRelease, Offline
+from hubstate.header import Header
 from hubstate.manifest import FileRecord
 from hubstate.progress import Hook
 from hubstate.reference import Reference
-from hubstate.transport import RangesRefused
-from hubstate.transport.chunks import Chunk, Range, cut, seal, tensors_of, tile, union
 
-_CALLER = 6  # frames from a warning to whoever called Release.tensors_path
-_LARGE = 8 << 20  # bytes; below, one request is as good as several
+if TYPE_CHECKING:
+    from hubstate.cache.arrival import Arrival
+    from hubstate.cache.fetching import Traffic
 
 __all__ = ["Source", "offline_error"]
 
@@ -74,7 +73,7 @@ class Source:
         if name in self.paths or info.digest is None:
             return self.paths.get(name)
         found = self.cache.find(info.digest, size=info.size, seal=self._sealing(name))
-        if found.path is None and found.damaged and self._is_cut_off():
+        if found.path is None and found.damaged and self.is_cut_off:
             raise DigestMismatch(
                 f"{self.where}: {name} is damaged in the cache ({found.damaged[0]}: expected "
                 f"{info.digest}), and the offline setting forbids fetching it again from "
@@ -95,67 +94,7 @@ class Source:
         """
         if path := self.find(name):
             return path
-        self.check_allowed(name)
-        return take_turns(
-            self.cache.writable,
-            self._key(name),
-            find=lambda: self._find_again(name),
-            fetch=lambda: self._fetch(name, progress),
-        )
-
-    def check_room(self, names: Collection[str]) -> None:
-        """Refuse files that are to be fetched and do not fit, before the first of them is.
-
-        Raises:
-            Unreachable: the cache has no room for all of them, or cannot be written.
-        """
-        if not self._is_cut_off():
-            self.cache.ready(sum(map(self._absent, names)), f"{len(names)} files of {self.where}")
-
-    def _absent(self, name: str) -> int:
-        """The bytes that a file will take, beyond those of transfers that were broken off."""
-        size, remote = self.info(name).size or 0, self._remote(name, None)
-        if remote is None or self.cache.writable is None:
-            return size
-        return max(0, size - Partials(self.cache.writable, remote.key).begun)
-
-    def _key(self, name: str) -> str:
-        """What tells the file from others, before anything of it is there."""
-        digest = self.info(name).digest or Digest.of(self._identity(name).encode())
-        return digest.hex
-
-    def _identity(self, name: str) -> str:
-        return f"{self.endpoint.name}\n{self.commit.repo}\n{self.commit.id}\n{name}"
-
-    def _find_again(self, name: str) -> Path | None:
-        """A file that somebody else may have fetched meanwhile."""
-        if self.info(name).digest is None:
-            known = self.cache.known(self.endpoint.name, self.reference)
-            if known and known.commit.id == self.commit.id:
-                self.infos[name] = known.commit.files.get(name, self.infos[name])
-        return self.find(name)
-
-    def _fetch(self, name: str, progress: Hook) -> Path:
-        path, digest, traffic = self._transfer(name, progress)
-        self.paths[name] = path
-        self._count(name, traffic)
-        self._learn(name, FileInfo(size=path.stat().st_size, digest=digest))
-        return path
-
-    def _transfer(self, name: str, progress: Hook) -> tuple[Path, Digest, Traffic]:
-        info, remote = self.info(name), self._remote(name, None)
-        if remote and remote.digest and (remote.sealed or remote.size >= _LARGE):
-            with suppress(RangesRefused):  # then all of it in one stream
-                path, traffic = fetch_whole(self.cache, remote, progress=progress)
-                return path, remote.digest, traffic
-        with self.endpoint.read(self.commit, name) as stream:
-            path, digest = self.cache.store(
-                stream, info=info, what=self._what(name), progress=progress
-            )
-        return path, digest, Traffic(downloaded=path.stat().st_size)
-
-    def _count(self, name: str, traffic: Traffic) -> None:
-        self.traffic[name] = self.traffic.get(name, Traffic()) + traffic
+        return self._arrival(name).whole(progress)
 
     def obtain_tensors(
         self, name: str, tensors: Collection[str], *, header: Header | None, progress: Hook
@@ -172,97 +111,39 @@ class Source:
             NotFound: the file has no such tensor.
             The same as :meth:`obtain` otherwise.
         """
-        if path := self.find(name):
-            return path
-        remote = self._remote(name, header)
-        if remote is None:
-            return self.obtain(name, progress=progress)
-        wanted = self._wanted(name, header, tensors)
-        if wanted == [(0, remote.size)]:
-            return self.obtain(name, progress=progress)
-        if path := find_ranges(self.cache, remote, wanted):
-            return path
-        self.check_allowed(name)
-        return take_turns(
-            self.cache.writable,
-            self._key(name),
-            find=lambda: self.find(name) or find_ranges(self.cache, remote, wanted),
-            fetch=lambda: self._fetch_ranges(name, remote, wanted, progress),
-        )
-
-    def _fetch_ranges(
-        self, name: str, remote: Remote, wanted: Sequence[Range], progress: Hook
-    ) -> Path:
-        try:
-            path, traffic = fetch_ranges(self.cache, remote, wanted, progress=progress)
-        except RangesRefused as error:
-            warnings.warn(f"{error}; all of it is fetched", stacklevel=_CALLER)
-            return self._fetch(name, progress)
-        self._count(name, traffic)
-        return path
+        return self.find(name) or self._arrival(name).part(tensors, header, progress)
 
     def prefix(self, name: str) -> bytes | None:
         """The header of a weights file, from whatever part of the file the cache has."""
-        remote = self._remote(name, None)
-        path = self.find(name)
-        if path is None and remote:
-            path = find_ranges(self.cache, remote, [(0, 8)])
-        if path is None:
-            return None
-        with path.open("rb") as file:
-            start = file.read(8)
-            return start + file.read(header_size(start) - 8)
+        return self._arrival(name).prefix()
 
-    def _wanted(self, name: str, header: Header | None, tensors: Collection[str]) -> list[Range]:
-        record = self.records.get(name)
-        found = record if record and record.tensors else header
-        listed = {t.name: (t.start, t.stop) for t in tensors_of(found)}
-        if found is None or (absent := sorted(set(tensors) - set(listed))):
-            names = ", ".join(absent[:10]) if found else "any tensor"
-            raise NotFound(f"{self._what(name)}: expected {names}, found no such tensor")
-        start = min((start for start, _ in listed.values()), default=self.info(name).size or 0)
-        return union([(0, start), *(listed[name] for name in tensors)])
+    def check_room(self, names: Collection[str]) -> None:
+        """Refuse files that are to be fetched and do not fit, before the first of them is.
 
-    def _what(self, name: str) -> str:
-        return f"{name} of {self.where} from {self.endpoint.name}"
+        Raises:
+            Unreachable: the cache has no room for all of them, or cannot be written.
+        """
+        if not self.is_cut_off:
+            missing = sum(self._arrival(name).missing for name in names)
+            self.cache.ready(missing, f"{len(names)} files of {self.where}")
 
-    def _remote(self, name: str, header: Header | None) -> Remote | None:
-        """A file that can be fetched in ranges, if there is one to ask and its size is known."""
-        info = self.info(name)
-        size = info.size
-        if not self.endpoint.remote or not size:
-            return None
-        return Remote(
-            what=self._what(name),
-            size=size,
-            digest=info.digest,
-            tiles=self._tiles(name) or _unsealed(header),
-            identity=self._identity(name),
-            commit=self.commit,
-            read=lambda start, stop: self.endpoint.read(
-                self.commit, name, start=start, stop=None if stop == size else stop
-            ),
-        )
+    def _arrival(self, name: str) -> Arrival:
+        from hubstate.cache.arrival import Arrival
 
-    def _tiles(self, name: str) -> tuple[Chunk, ...] | None:
-        return tile(self.records[name]) if name in self.records else None
+        return Arrival(self, name)
 
     def _sealing(self, name: str) -> Callable[[], Digest | None]:
         def sealed() -> Digest | None:
-            tiles = self._tiles(name)
+            from hubstate.transport.chunks import seal, tile
+
+            tiles = tile(self.records[name]) if name in self.records else None
             return seal(tiles) if tiles else None
 
         return sealed
 
-    def _learn(self, name: str, info: FileInfo) -> None:
-        """Remember a digest that the registry does not state, so that the next look finds it."""
-        self.infos[name] = info
-        listed = self.commit.files[name]
-        if listed.digest is None:
-            commit = replace(self.commit, files={**self.commit.files, name: info})
-            self.cache.learn(self.endpoint.name, self.reference, commit)
-
-    def _is_cut_off(self) -> bool:
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the settings forbid to ask the registry."""
         return self.endpoint.remote and settings.offline()
 
     def check_allowed(self, what: str) -> None:
@@ -271,7 +152,7 @@ class Source:
         Raises:
             Offline: they do; the message says what is missing, and how to get it.
         """
-        if self._is_cut_off():
+        if self.is_cut_off:
             raise offline_error(what, self.reference, self.endpoint, self.cache)
 
 
@@ -283,11 +164,3 @@ def offline_error(what: str, reference: Reference, endpoint: Endpoint, cache: Ca
         f"HF_HUB_OFFLINE forbids asking {endpoint.name}. Where the network is allowed, run "
         f"'hubstate fetch {reference}'"
     )
-
-
-def _unsealed(header: Header | None) -> tuple[Chunk, ...]:
-    """The chunks of each tensor, without digests."""
-    if header is None:
-        return ()
-    tensors = [(tensor.start, tensor.stop) for tensor in header.tensors.values()]
-    return tuple(cut(part for part in [(0, header.size), *tensors] if part[0] < part[1]))

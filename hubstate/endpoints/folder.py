@@ -23,7 +23,6 @@ from typing import Any
 from hubstate.blobs import Stream, reachable
 from hubstate.endpoints.base import TIP, Changes, Commit, Refs, matching
 from hubstate.endpoints.shelf import Kind, Shelf
-from hubstate.endpoints.writing import set_tag, write_commit
 from hubstate.errors import (
     Damaged,
     FileNotInRelease,
@@ -217,6 +216,8 @@ class FolderEndpoint:
             RevisionNotFound: the parent is no commit of the repository.
             Unreachable: the folder cannot be written, or a file not read.
         """
+        from hubstate.endpoints.writing import write_commit  # here, as few processes write
+
         return write_commit(
             self._shelf,
             repo,
@@ -236,6 +237,8 @@ class FolderEndpoint:
             RevisionNotFound: there is no such commit.
             Unreachable: the folder cannot be written.
         """
+        from hubstate.endpoints.writing import set_tag
+
         found = self.resolve(Reference(repo=repo, revision=commit))
         set_tag(self._shelf, found, tag, author=author)
 

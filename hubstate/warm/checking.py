@@ -50,7 +50,8 @@ def check(
 class _Recalled(Source):
     """A source that asks nobody."""
 
-    def _is_cut_off(self) -> bool:
+    @property
+    def is_cut_off(self) -> bool:
         return True
 
     def check_allowed(self, what: str) -> None:

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 from hubstate.lazy import importing
 from hubstate.weights.reading import map_weights, read_weights
-from hubstate.weights.saving import SavedWeights, save_weights
 
 if TYPE_CHECKING:
+    from hubstate.weights.saving import SavedWeights, save_weights
     from hubstate.weights.sharding import save_sharded
 
 __all__ = ["SavedWeights", "map_weights", "read_weights", "save_sharded", "save_weights"]
 
-__getattr__ = importing(__name__, {"sharding": ("save_sharded",)})
+__getattr__ = importing(
+    __name__, {"saving": ("SavedWeights", "save_weights"), "sharding": ("save_sharded",)}
+)

@@ -16,9 +16,11 @@ from hubstate.errors import InvalidWeights
 from hubstate.header import ITEM_SIZES, Header, HeaderTensor, read_header
 from hubstate.strictjson import loads
 from hubstate.weights.memory import read_into, tensor_bytes
-from hubstate.weights.saving import TIES
 
-__all__ = ["empty", "map_weights", "read_weights"]
+__all__ = ["TIES", "empty", "map_weights", "read_weights"]
+
+TIES = "hubstate.ties"
+"""The key of the metadata that maps each alias to the name that holds its bytes."""
 
 _POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14, which the mmap module does not name
 

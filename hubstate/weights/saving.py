@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from hubstate.errors import InvalidWeights
 from hubstate.header import ITEM_SIZES, SAFETENSORS_NAMES, dump_header
 from hubstate.weights.memory import bytes_of, dtype_name, replacing
+from hubstate.weights.reading import TIES
 
 __all__ = [
-    "TIES",
     "SavedWeights",
     "check_storable",
     "identity",
@@ -28,9 +28,6 @@ __all__ = [
     "ties_of",
     "unstorable",
 ]
-
-TIES = "hubstate.ties"
-"""The key of the metadata that maps each alias to the name that holds its bytes."""
 
 _METADATA = "__metadata__"
 _ORDER = {dtype: rank for rank, dtype in enumerate(reversed(ITEM_SIZES))}

@@ -114,15 +114,15 @@ def _known(builder: str, own: Iterable[CatalogueEntry]) -> Iterator[CatalogueEnt
     """The entries for a builder, the first of each tag; no file is read before its turn."""
     named = (entry for path in catalogues() for entry in read_catalogue(path))
     tags = set()
-    for entries in (named, own, _shipped()):
+    for entries in (named, own, _shipped(builder)):
         for entry in entries:
             if entry.builder == builder and entry.tag not in tags:
                 tags.add(entry.tag)
                 yield entry
 
 
-def _shipped() -> Iterator[CatalogueEntry]:
-    yield from read_catalogue(_OWN)
+def _shipped(builder: str) -> Iterator[CatalogueEntry]:
+    yield from read_catalogue(_OWN, builder=builder)
 
 
 def _files() -> list[Path]:

@@ -64,8 +64,12 @@ class CatalogueEntry:
     """Figures that were measured with these weights."""
 
 
-def read_catalogue(path: Path) -> tuple[CatalogueEntry, ...]:
+def read_catalogue(path: Path, *, builder: str | None = None) -> tuple[CatalogueEntry, ...]:
     """The entries of one file.
+
+    Args:
+        path: of the file.
+        builder: read its entries only, and look at nothing else; for files that were checked.
 
     Raises:
         InvalidSetting: the file cannot be read or breaks the format; every problem is named.
@@ -74,11 +78,15 @@ def read_catalogue(path: Path) -> tuple[CatalogueEntry, ...]:
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSetting(f"the catalogue {path} cannot be read: {error}") from error
-    return parse_catalogue(text, where=str(path))
+    return parse_catalogue(text, where=str(path), builder=builder)
 
 
-def parse_catalogue(text: str, *, where: str) -> tuple[CatalogueEntry, ...]:
+def parse_catalogue(
+    text: str, *, where: str, builder: str | None = None
+) -> tuple[CatalogueEntry, ...]:
     """The entries of a catalogue's text; ``where`` names it in messages.
+
+    ``builder``: as for :func:`read_catalogue`.
 
     Raises:
         InvalidSetting: the text breaks the format; every problem is named.
@@ -89,12 +97,22 @@ def parse_catalogue(text: str, *, where: str) -> tuple[CatalogueEntry, ...]:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidSetting(f"the catalogue {where} is not TOML: {error}") from error
+    if builder is not None:
+        document = _narrowed(document, builder)
     problems = list(_problems(document))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise InvalidSetting(f"the catalogue {where} breaks the format:\n{lines}")
     rules = document.get("rules", {})
     return tuple(_entry(table, rules) for table in document.get("model", []))
+
+
+def _narrowed(document: dict[str, Any], builder: str) -> dict[str, Any]:
+    """A sound document with the entries of one builder, and the rules that they name."""
+    tables = [table for table in document["model"] if table["builder"] == builder]
+    used = {table.get("transforms") for table in tables if type(table.get("transforms")) is str}
+    rules = {name: rules for name, rules in document.get("rules", {}).items() if name in used}
+    return {**document, "model": tables, "rules": rules}
 
 
 def _entry(table: Mapping[str, Json], named: Mapping[str, Any]) -> CatalogueEntry:
