@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from math import prod
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hubstate.errors import InvalidWeights
 from hubstate.strictjson import loads
@@ -34,6 +34,7 @@ __all__ = [
     "HeaderTensor",
     "dump_header",
     "header_size",
+    "is_sizes",
     "parse_header",
     "read_header",
 ]
@@ -69,9 +70,8 @@ ITEM_SIZES = dict(_DTYPES.values())
 """torch's dtype name -> bytes of one item."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeaderTensor:
-    """One tensor of a safetensors file."""
+class HeaderTensor(NamedTuple):
+    """One tensor of a safetensors file; a tuple, since each load makes one for each tensor."""
 
     name: str
     dtype: str
@@ -212,9 +212,9 @@ def _tensor(name: str, fields: Any, base: int) -> HeaderTensor:
     if dtype is None:
         raise InvalidWeights(f"{name}: dtype: {_short(fields['dtype'])} is none that torch holds")
     shape, offsets = fields["shape"], fields["data_offsets"]
-    if not _sizes(shape) or len(shape) > 64:
+    if not is_sizes(shape):
         raise InvalidWeights(f"{name}: shape: expected sizes, found {_short(shape)}")
-    if not _sizes(offsets) or len(offsets) != 2:
+    if not is_sizes(offsets) or len(offsets) != 2:
         raise InvalidWeights(f"{name}: data_offsets: expected two, found {_short(offsets)}")
     start, stop = offsets
     if stop - start != prod(shape) * dtype[1]:
@@ -222,13 +222,17 @@ def _tensor(name: str, fields: Any, base: int) -> HeaderTensor:
             f"{name}: expected {prod(shape) * dtype[1]:,} bytes for {dtype[0]} "
             f"{tuple(shape)}, found data_offsets {start}–{stop}"
         )
-    return HeaderTensor(
-        name=name, dtype=dtype[0], shape=tuple(shape), start=base + start, stop=base + stop
-    )
+    return HeaderTensor(name, dtype[0], tuple(shape), base + start, base + stop)
 
 
-def _sizes(value: Any) -> bool:
-    return type(value) is list and not any(type(size) is not int or size < 0 for size in value)
+def is_sizes(value: Any) -> bool:
+    """Whether it is a list of integers from 0, at most 64 of them."""
+    if type(value) is not list or len(value) > 64:
+        return False
+    for size in value:  # noqa: SIM110 - half the time of all() on the few items of a shape
+        if type(size) is not int or size < 0:
+            return False
+    return True
 
 
 def _check_ranges(tensors: list[HeaderTensor], position: int, file_size: int | None) -> None:

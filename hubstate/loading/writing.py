@@ -102,7 +102,8 @@ def _replacement(move: Move, taken: set[int]) -> Tensor:
     device = tensor.device if target.is_meta else target.device
     if tensor.dtype is not target.dtype or tensor.device != device:
         tensor = tensor.to(device, target.dtype)
-    tensor = tensor.detach().contiguous()
+    if type(tensor) is not Tensor or tensor.requires_grad or not tensor.is_contiguous():
+        tensor = tensor.detach().contiguous()
     address = tensor.data_ptr()
     if address in taken:  # one tensor of the source under two names that the model keeps apart
         tensor = tensor.clone()

@@ -12,9 +12,10 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from hubstate.errors import InvalidManifest
+from hubstate.header import is_sizes
 from hubstate.manifest.agreement import check_agreement
 from hubstate.manifest.document import MINOR, NAME, SCHEMA, Manifest
-from hubstate.manifest.fields import Fields, Wrong, fail, is_sizes
+from hubstate.manifest.fields import Fields, Wrong, fail
 from hubstate.manifest.files import FileRecord
 from hubstate.manifest.meaning import BuilderRecord, Probe, ProbeOutput
 from hubstate.manifest.structure import TENSOR_KINDS, Entry, make_entry
@@ -52,6 +53,7 @@ _ENTRY_KEYS = {
     "module": {"path", "kind", "class", "tied_to"},
     "extra": {"path", "kind", "shape", "dtype", "value", "tied_to"},
 }
+_DATA_KEYS = _ENTRY_KEYS["data"]
 _DETAILS = ("shape", "dtype", "trainable", "tied_to", "class")
 
 
@@ -120,6 +122,10 @@ def _entry(item: Any, newer: bool) -> Entry:
     if type(item) is not dict:
         raise Wrong("", "an object", item)
     kind = item.get("kind")
+    if kind == "data" and item.keys() == _DATA_KEYS:  # most entries: there is little to check
+        path = item["path"]
+        if type(path) is str and len(path) <= 4096:
+            return make_entry((path, kind, None, None, None, None, None, item["value"]))
     known = _ENTRY_KEYS.get(kind) if type(kind) is str else None
     if known is None:
         raise Wrong("kind", f"one of {', '.join(_ENTRY_KEYS)}", kind)
@@ -128,8 +134,6 @@ def _entry(item: Any, newer: bool) -> Entry:
     path = item.get("path")
     if type(path) is not str or len(path) > 4096:
         raise Wrong("path", "text of at most 4096 characters", path)
-    if kind == "data":  # most entries are data, and there is nothing more to check
-        return make_entry((path, kind, None, None, None, None, None, item.get("value")))
     return make_entry((path, kind, *_details(item, kind), item.get("value")))
 
 

@@ -6,8 +6,8 @@ from math import prod
 from typing import Any
 
 from hubstate.digest import Digest
-from hubstate.header import ITEM_SIZES
-from hubstate.manifest.fields import Wrong, is_sizes
+from hubstate.header import ITEM_SIZES, is_sizes
+from hubstate.manifest.fields import Wrong
 from hubstate.manifest.files import CHUNK, TensorRecord, make_tensor_record
 from hubstate.strictjson import at
 
