@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any, NamedTuple, TypeAlias
 
@@ -34,6 +34,7 @@ from hubstate.filters import Filter
 from hubstate.manifest import Entry
 from hubstate.report import LoadReport
 from hubstate.rules import Channels, Interpolate, Rule
+from hubstate.values import frozen, replace
 from hubstate.walk import tensors_of
 
 __all__ = ["Adaptation", "find_adaptation"]
@@ -51,7 +52,7 @@ class _Grid(NamedTuple):
     prefix: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Adaptation:
     """What is done to the tensors of a release that are not of the model's shape."""
 

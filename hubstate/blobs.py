@@ -21,13 +21,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from hubstate.digest import Digest, hash_file
 from hubstate.errors import DigestMismatch, Unreachable
 from hubstate.scratch import last_write
+from hubstate.values import frozen
 
 __all__ = [
     "DAY",
@@ -57,7 +57,7 @@ class Stream(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class FileInfo:
     """What is known of a file before its bytes are: its size, and its digest where it is stated."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from hubstate.records import encode
 from hubstate.strictjson import Json
+from hubstate.values import frozen
 from hubstate.weights import map_weights
 
 __all__ = ["Deviation", "deviation", "deviations"]
@@ -19,7 +19,7 @@ __all__ = ["Deviation", "deviation", "deviations"]
 _BLOCK = 1 << 20  # elements compared at a time, so that no second copy of a tensor is made
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Deviation:
     """How one tensor differs from another of its shape and dtype."""
 

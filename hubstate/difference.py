@@ -6,17 +6,17 @@ Digests tell whether a tensor changed without reading either of them, however la
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hubstate.manifest import Manifest, TensorRecord
+from hubstate.values import frozen
 
 __all__ = ["Difference", "compare", "tensor_records"]
 
 _SHOWN = 20  # names listed of each kind before the text says how many more there are
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Difference:
     """Names of tensors by what happened to them, each in sorted order."""
 

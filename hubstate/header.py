@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from operator import attrgetter
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 
 from hubstate.errors import InvalidWeights
 from hubstate.strictjson import loads
+from hubstate.values import frozen
 
 __all__ = [
     "ITEM_SIZES",
@@ -83,7 +83,7 @@ class HeaderTensor(NamedTuple):
     """The byte after the last."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Header:
     """What the header of a safetensors file says."""
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +34,7 @@ from hubstate.lock import reference_pin
 from hubstate.progress import Hook
 from hubstate.reference import Reference
 from hubstate.release import Release, read_release
+from hubstate.values import replace
 
 if TYPE_CHECKING:
     from hubstate.lock import Pin

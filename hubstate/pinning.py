@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from hubstate.cache import Cache
 from hubstate.endpoints import open_endpoint
@@ -16,6 +15,7 @@ from hubstate.errors import DigestMismatch, HubstateError, InvalidSetting, NotPi
 from hubstate.hub import open_pinned, open_release
 from hubstate.lock import LockFile, ModelPin, Pin
 from hubstate.reference import Reference
+from hubstate.values import frozen
 from hubstate.zoo.catalogue import Source, choose
 from hubstate.zoo.create import find_builder
 
@@ -24,7 +24,7 @@ __all__ = ["Change", "Verdict", "add_pins", "check_pins", "remove_pins", "update
 _AT_ONCE = 8
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Change:
     """What a name meant before and what it means now; None where it was not, or is no more."""
 
@@ -67,7 +67,7 @@ def _plain(pin: Pin | ModelPin | None) -> dict[str, object] | None:
     return {"commit": pin.commit, "manifest": manifest, "size": pin.size}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Verdict:
     """Whether a pinned release can be had, and whether its name means something else by now."""
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,13 +33,14 @@ from hubstate.rules import parse_rules
 from hubstate.scratch import scratch_folder
 from hubstate.shards import parse_size
 from hubstate.staging import Description, preprocessing_of, recorded_builder, refusals, stage
+from hubstate.values import frozen
 
 __all__ = ["Publication", "publish"]
 
 Action = Literal["published", "unchanged", "planned"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Publication:
     """What a call of :func:`publish` did."""
 

@@ -17,10 +17,10 @@ Reference(repo='org/name', revision='v1')
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from hubstate.digest import Digest
 from hubstate.errors import InvalidReference
+from hubstate.values import frozen
 
 __all__ = ["Reference", "check_repo", "check_revision", "quote_name", "unquote_name"]
 
@@ -44,7 +44,7 @@ _REVISION_RULE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Reference:
     """A repository and a revision of it; ``str()`` gives ``repo@revision``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from hubstate.header import Header, header_size, parse_header
 from hubstate.manifest import Manifest, parse
 from hubstate.progress import Hook, bar, quiet
 from hubstate.reference import Reference
+from hubstate.values import frozen
 
 if TYPE_CHECKING:
     from hubstate.cache import Traffic
@@ -31,7 +32,7 @@ _LARGEST = 32 << 20  # bytes of a manifest, or of an index
 _AT_ONCE = 8
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Release:
     """A published release. Its manifest is here; other files come when they are asked for."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from hubstate.records import encode
 from hubstate.strictjson import Json
+from hubstate.values import frozen, replace
 
 if TYPE_CHECKING:
     from hubstate.rules import Rule
@@ -17,7 +18,7 @@ __all__ = ["LoadReport", "with_rules"]
 _SHOWN = 10
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class LoadReport:
     """What a load did; paths are dotted and in the order of the model.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, get_args
 
 from hubstate.errors import Damaged, InvalidSetting
 from hubstate.strictjson import Json, loads
+from hubstate.values import frozen
 
 __all__ = [
     "Channels",
@@ -36,7 +37,7 @@ __all__ = [
 Names: TypeAlias = Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Rename:
     """Another name: by a pattern and a template, or one by one."""
 
@@ -47,7 +48,7 @@ class Rename:
     """Added to the pattern's groups in turn, which must be numbers where it is not 0."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Transpose:
     """Axes in another order: axis ``i`` of the result is axis ``order[i]`` of what was there."""
 
@@ -56,7 +57,7 @@ class Transpose:
     order: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Reshape:
     """Another shape for the same elements in the same order; -1 is what is left."""
 
@@ -65,7 +66,7 @@ class Reshape:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Flip:
     """Axes read backwards: what is a convolution there is a correlation here."""
 
@@ -74,7 +75,7 @@ class Flip:
     axes: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Split:
     """One tensor into several along an axis, of equal sizes unless given."""
 
@@ -85,7 +86,7 @@ class Split:
     sizes: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Fuse:
     """Several tensors into one, one after another along an axis; all of them must be there."""
 
@@ -95,7 +96,7 @@ class Fuse:
     axis: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Fold:
     """A batch normalisation into the layer before it, which gains a bias where it has none."""
 
@@ -106,7 +107,7 @@ class Fold:
     eps: float = 1e-5
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Drop:
     """Not in the model, and not missed."""
 
@@ -114,7 +115,7 @@ class Drop:
     drop: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Fallback:
     """For a name that the source lacks: a copy of another tensor, or one filled with a value."""
 
@@ -124,7 +125,7 @@ class Fallback:
     value: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Channels:
     """Another number of input channels (axis 1): summed to one, or repeated in turn and scaled."""
 
@@ -133,7 +134,7 @@ class Channels:
     count: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Interpolate:
     """Another grid of positions for their embeddings, (1, prefix + height · width, channels)."""
 

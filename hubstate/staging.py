@@ -9,7 +9,6 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from hubstate.probe import make_probe
 from hubstate.release import WEIGHTS
 from hubstate.rules import Rule
 from hubstate.strictjson import loads
+from hubstate.values import frozen
 from hubstate.walk import tensors_of
 from hubstate.walk.plain import fields_of, plain
 from hubstate.walk.traits import has_extra, unwrap
@@ -61,7 +61,7 @@ _BLOCK = 1 << 19  # values that are looked at together, so that little memory is
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Description:
     """What the publisher says of a model, beside its tensors."""
 

@@ -7,7 +7,7 @@ is known of it. So is a repository without a manifest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from pathlib import Path
 
 from hubstate.errors import InvalidWeights, NotFound
@@ -16,6 +16,7 @@ from hubstate.hub import Release, open_release
 from hubstate.manifest import Entry, Manifest, hash_weights
 from hubstate.shards import INDEX_SUFFIX, open_index
 from hubstate.strictjson import loads
+from hubstate.values import frozen, replace
 
 __all__ = ["Subject", "entries_of_header", "is_file", "open_subject"]
 
@@ -23,7 +24,7 @@ _SUFFIX = ".safetensors"
 _TIES = "hubstate.ties"  # as hubstate.weights writes it
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Subject:
     """What was named, and what is known of it before a tensor is read."""
 

@@ -15,9 +15,9 @@ SERVER = Path(__file__).parents[1] / "registry" / "hubstate_registry"
 
 # From the ground up. Within a floor, a room may use the rooms written before it.
 WORDS = [
-    *("lazy", "errors", "digest", "strictjson", "records", "header", "shards", "filters", "naming"),
-    *("rules", "report", "manifest", "difference", "card", "reference", "settings", "collector"),
-    "scratch",
+    *("lazy", "values", "errors", "digest", "strictjson", "records", "header", "shards", "filters"),
+    *("naming", "rules", "report", "manifest", "difference", "card", "reference", "settings"),
+    *("collector", "scratch"),
 ]
 BYTES = [
     *("progress", "copying", "blobs", "transport", "endpoints", "lock", "cache", "release", "hub"),

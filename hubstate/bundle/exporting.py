@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -20,13 +19,14 @@ from hubstate.errors import DigestMismatch
 from hubstate.hub import open_pinned
 from hubstate.lock import LockFile, Pin
 from hubstate.progress import Hook, bar, quiet
+from hubstate.values import frozen
 
 __all__ = ["Exported", "export_bundle"]
 
 _AT_ONCE = 4
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Exported:
     """A bundle that was written."""
 

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 from hubstate.blobs import FileInfo, Stream, reachable
@@ -22,6 +21,7 @@ from hubstate.endpoints.writing import set_tag
 from hubstate.errors import Conflict, Damaged, Unreachable
 from hubstate.lock import NAME, LockFile, Pin, parse_lock
 from hubstate.progress import Hook, bar
+from hubstate.values import frozen
 
 __all__ = ["Imported", "import_bundle"]
 
@@ -29,7 +29,7 @@ _LARGEST = 256 << 20  # bytes of everything that is no blob, and is held in memo
 _BLOBS = "blobs/"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Imported:
     """What a bundle has brought."""
 

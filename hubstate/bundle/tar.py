@@ -16,12 +16,12 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from hubstate.blobs import Stream
 from hubstate.endpoints.base import check_path
 from hubstate.errors import Damaged, InvalidReference
+from hubstate.values import frozen
 
 __all__ = ["Member", "TarWriter", "read_tar"]
 
@@ -55,7 +55,7 @@ class TarWriter:
         self._tar.close()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Member:
     """A file in a tar file; its content is there until the next one is asked for."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from hubstate.blobs import FileInfo
@@ -25,6 +24,7 @@ from hubstate.header import Header, header_size
 from hubstate.progress import Hook
 from hubstate.transport import RangesRefused
 from hubstate.transport.chunks import Chunk, Range, cut, tensors_of, tile, union
+from hubstate.values import replace
 
 __all__ = ["Arrival"]
 

@@ -32,6 +32,7 @@ from hubstate.transport import RangesRefused
 from hubstate.transport.chunks import Chunk, Range, bridge, cut, is_covered, seal, subtract, union
 from hubstate.transport.engine import Read, transfer
 from hubstate.transport.part import Part, adopt_run, room_of, runs_in, start_run
+from hubstate.values import frozen
 
 __all__ = ["Remote", "Traffic", "fetch_ranges", "fetch_whole", "find_ranges"]
 
@@ -77,7 +78,7 @@ class Remote:
         return (self.seal or Digest.of(self.identity.encode())).hex
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Traffic:
     """Where the bytes of a file came from that was not in the cache as a whole.
 

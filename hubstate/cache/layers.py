@@ -22,7 +22,6 @@ import io
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from hubstate.digest import Digest, hash_file
 from hubstate.endpoints.base import Commit
 from hubstate.errors import Unreachable
 from hubstate.reference import Reference
+from hubstate.values import frozen
 
 __all__ = ["Cache", "Found", "can_write"]
 
@@ -43,7 +43,7 @@ _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Found:
     """What looking for a blob has come to."""
 

@@ -20,7 +20,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from hubstate.cache.receipts import facts_of
 from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
 from hubstate.transport.part import Part, read_journal, room_of, runs_in
+from hubstate.values import frozen
 
 __all__ = [
     "Partial",
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Partial:
     """A file with holes, and what is not a hole."""
 

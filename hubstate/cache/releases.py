@@ -18,7 +18,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from hubstate.endpoints.records import (
 )
 from hubstate.errors import Damaged, reason
 from hubstate.reference import Reference, quote_name, unquote_name
+from hubstate.values import frozen, replace
 
 __all__ = ["KnownRelease", "Releases"]
 
@@ -41,7 +41,7 @@ _MERGING = tuple(threading.Lock() for _ in range(32))
 _USE = 3600.0  # seconds: the time of last use is kept to the hour, which costs nothing to read
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class KnownRelease:
     """What a reference meant when its registry was last asked."""
 

@@ -7,7 +7,7 @@ a warm load does not import.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from hubstate.header import Header
 from hubstate.manifest import FileRecord
 from hubstate.progress import Hook
 from hubstate.reference import Reference
+from hubstate.values import frozen
 
 if TYPE_CHECKING:
     from hubstate.cache.arrival import Arrival
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Source", "offline_error"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Source:
     """Where the files of one commit come from: the cache, or else the registry."""
 

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from hubstate.cache.releases import KnownRelease, Releases
 from hubstate.digest import Digest
 from hubstate.errors import RevisionNotFound
 from hubstate.reference import Reference
+from hubstate.values import frozen
 
 __all__ = [
     "CacheEntry",
@@ -35,7 +35,7 @@ __all__ = [
 HOUR = 3600.0  # seconds; a blob is named by its release before it is fetched, so this is ample
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class CacheEntry:
     """A release that the cache knows of, and how much of it is there."""
 
@@ -55,7 +55,7 @@ class CacheEntry:
         return sum(self.files[path].size or 0 for path in self.present)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Verified:
     """What re-hashing every blob has come to."""
 
@@ -65,7 +65,7 @@ class Verified:
     """The blobs that are not what they must be, and what needs them: ``org/name@v1: file``."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Freed:
     """What was removed, or would be."""
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from hubstate.errors import InvalidWeights, Issue, reason
 from hubstate.header import MAX_HEADER, Header, HeaderTensor, header_size, parse_header
 from hubstate.manifest import Entry, chunks, read_structure
 from hubstate.strictjson import loads
+from hubstate.values import frozen
 from hubstate.weights.memory import read_into, tensor_bytes
 from hubstate.weights.reading import empty
 
@@ -26,7 +26,7 @@ __all__ = ["Checkpoint", "CheckpointReport", "load"]
 KEYS = {"schema", "structure", "model", "optimizer", "plain", "digests"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class CheckpointReport:
     """Which tensors of a checkpoint are intact, and what is wrong with the others."""
 
@@ -46,7 +46,7 @@ class CheckpointReport:
         return "\n  ".join([*lines, *map(str, self.problems)])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Checkpoint:
     """What ``save`` was given, as state."""
 

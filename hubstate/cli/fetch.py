@@ -5,13 +5,13 @@ from __future__ import annotations
 import filecmp
 import secrets
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hubstate.cli.output import as_json, frozen, moved, show, size, table
+from hubstate.values import replace
 
 if TYPE_CHECKING:
     from hubstate.hub import Release

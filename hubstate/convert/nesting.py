@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from hubstate.errors import InvalidWeights
+from hubstate.values import frozen
 from hubstate.walk import tensors_of
 
 __all__ = ["Found", "find_weights"]
@@ -18,7 +18,7 @@ _BESIDE = ("optimizer", "optim", "opt_state", "scheduler", "lr_scheduler", "scal
 _DEEPEST = 8
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Found:
     """The weights in a checkpoint."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from hubstate.convert.nesting import Found, find_weights
 from hubstate.errors import InvalidSetting, InvalidWeights, NotFound
 from hubstate.naming import find_naming
 from hubstate.strictjson import Json
+from hubstate.values import frozen
 from hubstate.weights import map_weights
 
 __all__ = ["FORMATS", "Foreign", "read_foreign", "read_shards"]
@@ -37,7 +37,7 @@ _HERE: Mapping[str, Callable[[Path], Any]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Foreign:
     """The weights of a file from elsewhere."""
 

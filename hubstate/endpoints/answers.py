@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -27,6 +26,7 @@ from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit, Refs, check_path
 from hubstate.endpoints.records import parse_date
 from hubstate.errors import Damaged, InvalidReference, reason
+from hubstate.values import frozen
 
 __all__ = ["Listing", "Row", "parse_history", "parse_listing", "parse_names", "parse_refs"]
 
@@ -35,7 +35,7 @@ _ID = re.compile(r"[0-9a-f]{40}\Z")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Listing:
     """A commit, and git's SHA-1 of each file whose sha256 the server does not state."""
 
@@ -43,7 +43,7 @@ class Listing:
     oids: Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Row:
     """A commit of a history, without its files."""
 

@@ -6,7 +6,6 @@ import fnmatch
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -16,6 +15,7 @@ from hubstate.digest import Digest
 from hubstate.errors import InvalidReference
 from hubstate.manifest import NAME as MANIFEST
 from hubstate.reference import Reference
+from hubstate.values import frozen
 
 __all__ = [
     "MANIFEST",
@@ -41,7 +41,7 @@ Changes = Mapping[str, Path | bytes | None]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Commit:
     """A published, immutable state of a repository's files."""
 
@@ -66,7 +66,7 @@ class Commit:
         return sum(info.size or 0 for info in self.files.values())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Refs:
     """Which commit each branch and each tag names."""
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from urllib.parse import quote
 
 from hubstate.blobs import FileInfo, Stream
@@ -40,6 +39,7 @@ from hubstate.errors import (
 )
 from hubstate.reference import Reference, check_repo
 from hubstate.transport import TRANSFER, Patience, Steady
+from hubstate.values import replace
 
 __all__ = ["HttpEndpoint"]
 

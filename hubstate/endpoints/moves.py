@@ -15,13 +15,13 @@ named before stays on record.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from hubstate.blobs import link_once
 from hubstate.endpoints.records import dump_record, parse_date, parse_record
 from hubstate.errors import Damaged, reason
+from hubstate.values import frozen
 
 __all__ = ["Move", "all_moves", "last_move", "push_move", "read_move"]
 
@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"[0-9]{8}\Z")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Move:
     """One move of a reference, the ``number``-th."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from hubstate.digest import Digest
 from hubstate.endpoints.base import MANIFEST, Commit
 from hubstate.errors import RevisionNotFound
 from hubstate.reference import Reference
+from hubstate.values import replace
 
 if TYPE_CHECKING:
     from hubstate.endpoints.http import HttpEndpoint

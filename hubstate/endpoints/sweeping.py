@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from hubstate.blobs import DAY, reachable
 from hubstate.digest import Digest
 from hubstate.endpoints.moves import all_moves
 from hubstate.endpoints.shelf import Shelf
+from hubstate.values import frozen
 
 __all__ = ["Swept", "sweep"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Swept:
     """What was removed, or would be."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from hubstate.errors import (
 )
 from hubstate.reference import Reference, check_revision
 from hubstate.shards import split
+from hubstate.values import frozen, replace
 
 if TYPE_CHECKING:
     from hubstate.endpoints.http import HttpEndpoint
@@ -43,7 +43,7 @@ _OWN = frozenset({".gitattributes"})  # what a hub server puts in a repository b
 _TOGETHER = 16 << 20  # bytes of smaller files that go along with the largest
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class _Local:
     """A file that is to be published, by both names that a server may have for it."""
 

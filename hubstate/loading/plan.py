@@ -8,7 +8,6 @@ What needs values (an all-zero bias, two names of one tensor) is looked at once 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from hubstate.errors import Issue, StructureMismatch
 from hubstate.loading.overlap import conflicts, is_same_view, same_bits
 from hubstate.loading.source import Given, Promise
 from hubstate.report import LoadReport
+from hubstate.values import frozen, replace
 from hubstate.walk import Row, rows
 
 __all__ = ["Extra", "Move", "Plan", "show"]
@@ -42,7 +42,7 @@ class Extra(NamedTuple):
     value: Any
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What a load writes, in the order of the model, and the report that it will be."""
 

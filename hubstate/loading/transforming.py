@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from hubstate.loading.source import Given, Promise, Source, read_entries
 from hubstate.manifest import Entry
 from hubstate.transforms import Rules, Transformation, resolve
+from hubstate.values import replace
 
 __all__ = ["transform_entries", "transformed"]
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from typing import Any
 
 from hubstate.blobs import FileInfo, check_info
@@ -38,6 +38,7 @@ from hubstate.digest import Digest
 from hubstate.endpoints.base import MANIFEST, Commit, check_paths
 from hubstate.errors import Damaged, DigestMismatch, InvalidReference
 from hubstate.reference import Reference
+from hubstate.values import frozen, replace
 
 __all__ = ["LockFile", "ModelPin", "Pin", "dump_lock", "parse_lock"]
 
@@ -49,7 +50,7 @@ _MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9][A-Za-z0-9._-]*)?\
 _LARGEST = 64 << 20  # bytes; a release of 1,000 files takes about 130 KB
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Pin:
     """The one release that a reference means."""
 
@@ -110,7 +111,7 @@ def _differences(files: Mapping[str, FileInfo], found: Mapping[str, FileInfo]) -
             yield str(error)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class ModelPin:
     """What a model's ``pretrained=…`` means: a reference, which is pinned in its turn."""
 
@@ -119,7 +120,7 @@ class ModelPin:
     """In the catalogue, which knows the arguments that fit these weights."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class LockFile:
     """The pins of a project, by name."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from hubstate.digest import Digest
@@ -11,6 +11,7 @@ from hubstate.manifest.files import FileRecord
 from hubstate.manifest.meaning import BuilderRecord, Probe
 from hubstate.manifest.structure import Entry, structure_hash
 from hubstate.strictjson import Json
+from hubstate.values import frozen
 
 if TYPE_CHECKING:
     from hubstate.rules import Rule
@@ -28,7 +29,7 @@ MINOR = 1
 """
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Manifest:
     """Everything that a release states about itself."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from hubstate.digest import Digest
+from hubstate.values import frozen
 
 __all__ = ["CHUNK", "FileRecord", "TensorRecord", "chunks", "make_tensor_record"]
 
@@ -13,7 +13,7 @@ CHUNK = 8 << 20
 """The bytes that one digest of a tensor covers; the last chunk of a tensor may be shorter."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class TensorRecord:
     """Where a tensor lies in its file, and the digests of its chunks of 8 MiB."""
 
@@ -54,7 +54,7 @@ def make_tensor_record(
     return record  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class FileRecord:
     """One file of a release."""
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from hubstate.strictjson import Json
+from hubstate.values import frozen
 
 __all__ = ["BuilderRecord", "Probe", "ProbeOutput"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class BuilderRecord:
     """The function that makes the architecture, and its arguments."""
 
@@ -20,7 +21,7 @@ class BuilderRecord:
     """``package.module:function``; informative, never imported on a manifest's word."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class ProbeOutput:
     """One output tensor of a probe."""
 
@@ -32,7 +33,7 @@ class ProbeOutput:
     values: tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Probe:
     """A seeded input and the outputs expected of it."""
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Literal
 
 from hubstate.digest import Digest
 from hubstate.strictjson import Json
+from hubstate.values import frozen
 
 __all__ = ["TENSOR_KINDS", "Entry", "Kind", "make_entry", "structure_hash"]
 
@@ -23,7 +23,7 @@ TENSOR_KINDS = frozenset({"param", "buffer"})
 _CONTRACT = frozenset({"param", "buffer", "none"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Entry:
     """One name of a model's structure."""
 

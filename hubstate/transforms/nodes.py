@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from hubstate.errors import reason
 from hubstate.rules import Rule, names_in
+from hubstate.values import replace
 
 __all__ = [
     "MISFITS",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
@@ -36,6 +36,7 @@ from hubstate.transforms.nodes import (
     said,
     template,
 )
+from hubstate.values import replace
 
 __all__ = ["apply_rule"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,13 +13,14 @@ from hubstate.errors import Issue, StructureMismatch
 from hubstate.rules import Rule, Rules, dump_rules, parse_rules
 from hubstate.transforms.nodes import Node, Outcome, leaf
 from hubstate.transforms.resizing import apply_rule
+from hubstate.values import frozen
 
 __all__ = ["Transformation", "resolve"]
 
 _GROWTH = 1 << 24  # elements; a small source may grow, and none without bound
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Transformation:
     """What rules make of one source; nothing has been computed yet."""
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hubstate.transport.failures import Interrupted
+from hubstate.values import frozen, replace
 
 __all__ = ["METADATA", "TRANSFER", "Patience"]
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Patience:
     """Waits that double from ``base`` to ``longest`` seconds, each shortened by chance.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from hubstate.cache import Cache, Source
@@ -17,6 +16,7 @@ from hubstate.manifest import TensorRecord, chunks
 from hubstate.progress import Hook
 from hubstate.release import read_release
 from hubstate.transport.chunks import Chunk
+from hubstate.values import replace
 from hubstate.warm.filling import prove_all
 from hubstate.warm.proofs import FileProof, Proof, prove
 from hubstate.warm.wanted import Wanted

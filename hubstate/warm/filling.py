@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import replace
 
 from hubstate.cache import Cache
 from hubstate.errors import HubstateError
@@ -14,6 +13,7 @@ from hubstate.fetching import portion_size, wanted_tensors
 from hubstate.filters import Filter, check_filter
 from hubstate.hub import Release, open_pinned, open_release
 from hubstate.progress import Hook, bar
+from hubstate.values import replace
 from hubstate.warm.families import Task, each, families
 from hubstate.warm.proofs import FileProof, Proof, prove
 from hubstate.warm.wanted import Wanted

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
 from hubstate.cache import Traffic
 from hubstate.errors import HubstateError
 from hubstate.hub import Release
+from hubstate.values import frozen
 from hubstate.warm.wanted import Wanted
 
 __all__ = ["FileProof", "Proof", "prove"]
@@ -16,7 +17,7 @@ __all__ = ["FileProof", "Proof", "prove"]
 State = Literal["present", "fetched", "partial", "unwanted", "missing", "damaged"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class FileProof:
     """One file: what it must be, and what was found."""
 
@@ -31,7 +32,7 @@ class FileProof:
     traffic: Traffic = field(default=Traffic(), compare=False)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Proof:
     """One release: all that was wanted of it is there, or what is not."""
 

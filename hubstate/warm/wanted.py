@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from hubstate import settings
 from hubstate.endpoints import Endpoint, open_endpoint
 from hubstate.lock import LockFile, Pin, model_pin, reference_pin
 from hubstate.reference import Reference
+from hubstate.values import frozen
 from hubstate.zoo.catalogue import choose
 from hubstate.zoo.create import find_builder
 
 __all__ = ["Wanted", "locked", "named"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Wanted:
     """A release that is to be in the cache."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hubstate.errors import InvalidWeights
 from hubstate.header import ITEM_SIZES, SAFETENSORS_NAMES, dump_header
+from hubstate.values import frozen
 from hubstate.weights.memory import bytes_of, dtype_name, replacing
 from hubstate.weights.reading import TIES
 
@@ -33,7 +33,7 @@ _METADATA = "__metadata__"
 _ORDER = {dtype: rank for rank, dtype in enumerate(reversed(ITEM_SIZES))}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class SavedWeights:
     """What became of the tensors that were saved."""
 

@@ -18,13 +18,14 @@ first default. A mirror or a newer release can thus be put before what the libra
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from hubstate.errors import UnknownModel
 from hubstate.reference import Reference
 from hubstate.settings import catalogues
 from hubstate.strictjson import Json
+from hubstate.values import frozen
 from hubstate.zoo.listing import CatalogueEntry, parse_catalogue, read_catalogue
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
 _OWN = Path(__file__).with_name("catalogue.toml")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Source:
     """Where ``pretrained=…`` of a builder leads."""
 

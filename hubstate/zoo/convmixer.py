@@ -12,10 +12,9 @@ Names, shapes and outputs are those of timm's models, so weights go both ways::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import Make
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import BatchNorm2d, Conv2d, Linear, ReLU
@@ -24,7 +23,7 @@ from hubstate.zoo.variants import photographs, variant
 __all__ = ["ConvMixer", "convmixer_768_32", "convmixer_1024_20_ks9_p14", "convmixer_1536_20"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one ConvMixer from another: table 1."""
 

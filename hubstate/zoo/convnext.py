@@ -15,12 +15,12 @@ Names, shapes and outputs are those of torchvision's models, so weights go both 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import ChannelNorm, DropBranch, Permute, initialise, normal
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import Conv2d, LayerNorm, Linear
@@ -31,7 +31,7 @@ __all__ = ["ConvNeXt", "convnext_base", "convnext_large", "convnext_small", "con
 _norm = partial(ChannelNorm, eps=1e-6)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one ConvNeXt from another."""
 

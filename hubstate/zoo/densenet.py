@@ -21,11 +21,11 @@ https://github.com/pytorch/vision/blob/main/torchvision/models/densenet.py, ``_l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import initialise
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import BatchNorm2d, Conv2d, Dropout, Linear, ReLU
@@ -41,7 +41,7 @@ _MIGRATIONS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one DenseNet from another."""
 

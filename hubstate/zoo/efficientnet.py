@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor, nn
 
 from hubstate.strictjson import Json
+from hubstate.values import frozen, replace
 from hubstate.zoo.blocks import (
     DropBranch,
     Make,
@@ -52,7 +52,7 @@ __all__ = [
 _silu: Make = partial(nn.SiLU, inplace=True)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Stage:
     """A row of the tables: blocks of one kind, the first of which has the stride."""
 
@@ -77,7 +77,7 @@ class Stage:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one EfficientNet from another."""
 

@@ -13,11 +13,11 @@ Names, shapes and outputs are those of timm's models, so weights go both ways::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import Patches, initialise
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import LayerNorm, Linear
@@ -29,7 +29,7 @@ _BLOCKS, _PATCH = 30, 16
 _norm = partial(LayerNorm, eps=1e-6)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one gMLP from another."""
 

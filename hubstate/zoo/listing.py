@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hubstate.digest import Digest
 from hubstate.errors import InvalidReference, InvalidSetting
 from hubstate.reference import Reference
 from hubstate.strictjson import Json
+from hubstate.values import frozen
 from hubstate.zoo.inputs import input_problems
 
 __all__ = ["CatalogueEntry", "parse_catalogue", "read_catalogue"]
@@ -40,7 +41,7 @@ _FIELDS: dict[str, tuple[Any, str]] = {
 _REQUIRED = ("builder", "tag", "repository", "license")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class CatalogueEntry:
     """One release of weights for one builder."""
 

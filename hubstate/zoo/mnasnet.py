@@ -16,12 +16,12 @@ Names, shapes and outputs are those of torchvision's models, so weights go both 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import conv_norm, divisible, he_fan_out, initialise
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import BatchNorm2d, Dropout, Linear
@@ -43,7 +43,7 @@ _OUTPUTS = 1280
 _conv_norm = partial(conv_norm, norm=partial(BatchNorm2d, momentum=1 - 0.9997))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one MNASNet from another."""
 

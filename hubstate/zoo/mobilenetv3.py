@@ -15,12 +15,12 @@ Names, shapes and outputs are those of torchvision's models, so weights go both 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import (
     Make,
     SqueezeExcitation,
@@ -45,7 +45,7 @@ _hardswish: Make = partial(Hardswish, inplace=True)
 _ACTIVATIONS = {"RE": relu, "HS": _hardswish}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one MobileNet v3 from the other."""
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from hubstate.errors import GateRefused
 from hubstate.manifest import BuilderRecord
 from hubstate.strictjson import MAX_INTEGER, Json
+from hubstate.values import frozen, replace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +32,7 @@ __all__ = [
 _ORIGIN, _REPORT = "_hubstate_origin", "_hubstate_report"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class _Origin:
     record: BuilderRecord
     preprocessing: Mapping[str, Json]

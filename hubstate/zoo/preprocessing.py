@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, Literal
 
 import torch
@@ -24,6 +24,7 @@ from torch.nn.functional import interpolate
 from hubstate.errors import InvalidManifest
 from hubstate.hub import open_release
 from hubstate.strictjson import Json
+from hubstate.values import frozen
 from hubstate.zoo.builders import Registration
 from hubstate.zoo.catalogue import CatalogueEntry, entries, find_entry
 from hubstate.zoo.create import find_builder
@@ -37,7 +38,7 @@ _MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exac
 _TOLERANCE = 1e-6  # 224 / (224 / 232) is a hair below 232 in floating point
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Preprocessing:
     """A function from images to a model's input.
 
@@ -176,7 +177,7 @@ class Preprocessing:
         return pixels[..., top : top + height, left : left + width]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class ModelInfo:
     """What is known of a builder, or of a release, before anything is built or fetched."""
 

@@ -15,12 +15,12 @@ Names, shapes and outputs are those of torchvision's models, so weights go both 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import groupby
 
 from torch import Tensor, nn
 
 from hubstate.strictjson import Json
+from hubstate.values import frozen
 from hubstate.zoo.blocks import SqueezeExcitation, conv_norm, he_fan_out, initialise, normal
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import Linear, ReLU
@@ -48,7 +48,7 @@ __all__ = [
 _STEM = 32
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one RegNet from another: the parameters of section 3.3.
 

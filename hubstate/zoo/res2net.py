@@ -16,11 +16,10 @@ The networks are laid out as in ``resnet.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import conv_norm, he_fan_out, initialise
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import Linear, ReLU
@@ -40,7 +39,7 @@ __all__ = [
 _EXPANSION = 4
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one Res2Net from another."""
 

@@ -15,11 +15,10 @@ Names, shapes and outputs are those of timm's models, so weights go both ways::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import Patches, Perceptron, initialise, normal
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import Linear
@@ -28,7 +27,7 @@ from hubstate.zoo.variants import photographs, variant
 __all__ = ["ResMlp", "resmlp_12_224", "resmlp_24_224", "resmlp_36_224", "resmlp_big_24_224"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one ResMLP from another."""
 

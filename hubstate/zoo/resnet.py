@@ -26,11 +26,11 @@ A network is four stages of blocks over shrinking images::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import he_fan_out, initialise
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.features import featured
@@ -56,7 +56,7 @@ __all__ = [
 Stem = Literal["large", "small"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one residual network from another."""
 

@@ -14,11 +14,10 @@ Names, shapes and outputs are those of torchvision's models, so weights go both 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import conv_norm
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import Linear
@@ -36,7 +35,7 @@ _UNITS = (4, 8, 4)
 _STEM = 24
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one ShuffleNet v2 from another: a column of table 5."""
 

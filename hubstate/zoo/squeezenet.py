@@ -14,11 +14,11 @@ Names, shapes and outputs are those of torchvision's models, so weights go both 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import initialise, normal
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import Conv2d, Dropout, ReLU
@@ -30,7 +30,7 @@ __all__ = ["SqueezeNet", "squeezenet1_0", "squeezenet1_1"]
 _FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one SqueezeNet from the other."""
 

@@ -19,11 +19,11 @@ attention itself is in ``windows.py``. Between the layers, images have their cha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import DropBranch, Permute, initialise, normal, perceptron
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import Conv2d, LayerNorm, Linear
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one Swin transformer from another."""
 

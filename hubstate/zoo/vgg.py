@@ -14,10 +14,10 @@ Names, shapes and outputs are those of torchvision's models, so weights go both 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from hubstate.values import frozen
 from hubstate.zoo.blocks import he_fan_out, initialise, normal
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import BatchNorm2d, Conv2d, Dropout, Linear, ReLU
@@ -38,7 +38,7 @@ __all__ = [
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one VGG network from another."""
 

@@ -24,13 +24,13 @@ https://github.com/pytorch/vision/pull/6053
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from hubstate.strictjson import Json
+from hubstate.values import frozen
 from hubstate.zoo.blocks import initialise, perceptron
 from hubstate.zoo.builders import Builder
 from hubstate.zoo.layers import Conv2d, Dropout, LayerNorm, Linear
@@ -54,7 +54,7 @@ _MIGRATIONS = {
 _norm = partial(LayerNorm, eps=1e-6)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Plan:
     """What tells one vision transformer from another: a row of table 1, and the patch."""
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from hubstate.errors import GateRefused
 from hubstate.filters import Filter, Strict, check_filter, check_strict
 from hubstate.lock import model_pin
 from hubstate.strictjson import Json
+from hubstate.values import frozen, replace
 from hubstate.zoo.catalogue import CatalogueEntry, Source, choose
 from hubstate.zoo.origin import builder_record, preprocessing_of, remember, remember_report
 from hubstate.zoo.spelling import spelled
@@ -58,7 +59,7 @@ RESERVED = {
 """The arguments that every builder has beside its own."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@frozen
 class Registration:
     """What is known of a builder."""
 
