@@ -9,8 +9,10 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, TypeAlias
+
+from hubstate.values import frozen
 
 __all__ = [
     "LEFT_OUT",
@@ -33,7 +35,7 @@ LEFT_OUT = "_hubstate_left_out"
 """Where a model keeps the paths of what it lacks of the whole network, whose weights it takes."""
 
 
-@dataclass(frozen=True, repr=False)
+@frozen
 class Patterns:
     """A filter by name; equal to, and printed as, the call that makes it."""
 
@@ -67,7 +69,7 @@ def only(*patterns: str) -> Patterns:
     >>> [keep(path) for path in ("layer1.0.weight", "layer10.weight", "fc.bias")]
     [True, False, True]
     """
-    return Patterns(patterns, excludes=False)
+    return Patterns(patterns=patterns, excludes=False)
 
 
 def without(*patterns: str) -> Patterns:
@@ -80,7 +82,7 @@ def without(*patterns: str) -> Patterns:
     >>> [keep(path) for path in ("fc.weight", "fc2.weight", "conv1.weight")]
     [False, True, True]
     """
-    return Patterns(patterns, excludes=True)
+    return Patterns(patterns=patterns, excludes=True)
 
 
 def check_filter(filter: object) -> None:
@@ -104,8 +106,10 @@ def check_filter(filter: object) -> None:
     )
 
 
-@dataclass(frozen=True)
+@frozen
 class _Besides:
+    """What another filter selects, without some paths."""
+
     paths: tuple[str, ...]
     filter: Filter | None
 
@@ -117,7 +121,7 @@ class _Besides:
 
 def besides(paths: tuple[str, ...], filter: Filter | None) -> Filter | None:
     """The filter that also leaves out some paths, and everything under them."""
-    return _Besides(paths, filter) if paths else filter
+    return _Besides(paths=paths, filter=filter) if paths else filter
 
 
 def check_strict(strict: object) -> None:

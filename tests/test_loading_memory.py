@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hubstate.errors import StructureMismatch
 from hubstate.filters import without
 from hubstate.loading import LoadReport, loadmodel, state
+from hubstate.loading.overlap import same_bits
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -158,3 +159,10 @@ def test_a_module_with_hidden_weights_is_an_error_on_either_side() -> None:
     assert ("0", "packed") in issues(plain, packed)
     with pytest.raises(StructureMismatch, match="0: packed: Packed keeps weights outside"):
         loadmodel(packed, plain, strict=False)
+
+
+def test_one_element_is_compared_whatever_its_stride() -> None:
+    source = torch.zeros(()).expand(1)
+    assert source.stride() == (0,)
+    assert same_bits(source, torch.zeros(1))
+    assert not same_bits(source, torch.ones(1))

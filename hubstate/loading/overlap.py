@@ -136,4 +136,6 @@ def _cast(source: Tensor, view: Tensor) -> Tensor:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    values = tensor.detach().contiguous()
+    # One element is contiguous whatever its stride, but bytes can be seen at a stride of 1 only.
+    return values.as_strided((values.numel(),), (1,)).view(torch.uint8)

@@ -259,4 +259,5 @@ def _fallback(rule: Fallback, nodes: Mapping[str, Node]) -> Outcome:
 def _filled(node: Node, value: float | None) -> Node:
     if value is None:
         return made(torch.clone, node)
+    torch.full((), value, dtype=node.form.dtype)  # a form takes any number, and memory does not
     return made(lambda tensor: torch.full_like(tensor, value), node)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,6 +44,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         ├── .<32 hex digits>.tmp   while it is written; left behind only by a kill
         └── path                   the old content, then the new; never a mixture
     """
+    import secrets  # here, as a load writes nothing
+
     temporary = path.with_name(f".{secrets.token_hex(16)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(temporary, flags, 0o666)  # less the umask

@@ -34,6 +34,8 @@ _ORIGIN, _REPORT = "_hubstate_origin", "_hubstate_report"
 
 @frozen
 class _Origin:
+    """What made a model, and of what images."""
+
     record: BuilderRecord
     preprocessing: Mapping[str, Json]
     problems: tuple[str, ...] = ()
