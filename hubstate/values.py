@@ -41,8 +41,8 @@ def frozen(kind: type[T]) -> type[T]:
     made: Any = dataclasses.dataclass(
         kind, init=False, repr=False, eq=False, match_args=False, kw_only=True, slots=True
     )
-    for name in _SHARED - vars(kind).keys():
-        setattr(made, name, vars(_Shared)[name])
+    for name in _SHARED.keys() - vars(kind).keys():
+        setattr(made, name, _SHARED[name])
     result: type[T] = made
     return result
 
@@ -120,13 +120,4 @@ class _Shared:
             _set(self, field.name, item)
 
 
-_SHARED = {
-    "__init__",
-    "__repr__",
-    "__eq__",
-    "__hash__",
-    "__setattr__",
-    "__delattr__",
-    "__getstate__",
-    "__setstate__",
-}
+_SHARED = {name: method for name, method in vars(_Shared).items() if callable(method)}

@@ -13,9 +13,27 @@ from hubstate.endpoints import Commit
 from hubstate.hub import publish_files
 from hubstate.loading import describe
 from hubstate.manifest import Manifest, dump, hash_weights
+from hubstate.staging import Description
 from hubstate.weights import save_weights
 
-__all__ = ["publish_quickly", "release_of"]
+__all__ = ["described", "publish_quickly", "release_of"]
+
+
+def described(**meaning: Any) -> Description:
+    """What a release says of itself: nothing but its licence, and what is given."""
+    plain: dict[str, Any] = {
+        "builder": None,
+        "license": "mit",
+        "metrics": {},
+        "labels": (),
+        "preprocessing": {},
+        "provenance": {},
+        "text": "",
+        "probe": None,
+        "probe_dtype": "float32",
+        "weights_only": False,
+    }
+    return Description(**(plain | meaning))
 
 
 def release_of(model: nn.Module, **meaning: Any) -> dict[str, bytes]:

@@ -7,29 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from quick import described
 from torch import nn
 from toys import drifting, toy
 
 from hubstate.errors import GateRefused
 from hubstate.gate import inspect, pass_gate
 from hubstate.manifest import NAME, BuilderRecord, Manifest, dump, hash_weights, parse
-from hubstate.staging import WEIGHTS, Description, recorded_builder, stage
+from hubstate.staging import WEIGHTS, recorded_builder, stage
 from hubstate.weights import read_weights, save_weights
 
 
 def staged(model: nn.Module, folder: Path) -> Path:
-    meaning = Description(
-        builder=recorded_builder(model, None, None),
-        license="mit",
-        metrics={},
-        labels=(),
-        preprocessing={},
-        provenance={},
-        text="",
-        probe=(1, 3, 8, 8),
-        probe_dtype="float32",
-        weights_only=False,
-    )
+    meaning = described(builder=recorded_builder(model, None, None), probe=(1, 3, 8, 8))
     stage(model, folder, meaning, repository="org/toy", limit=5 * 10**9)
     return folder
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from earlier import earlier_densenet121
-from quick import publish_quickly
+from quick import described, publish_quickly
 from safetensors.torch import save_file
 from test_peers import theirs  # noqa: F401 (a fixture)
 from torch import nn
@@ -199,27 +199,16 @@ def test_a_migration_is_for_a_structure_or_a_tensor(key: str) -> None:
 # publishing with rules
 
 
-def described(model: nn.Module, **changes: Any) -> Description:
-    meaning = Description(
-        builder=recorded_builder(model, "densenet121", {"num_classes": 7}),
-        license="mit",
-        metrics={},
-        labels=(),
-        preprocessing={},
-        provenance={},
-        text="",
-        probe=IMAGES,
-        probe_dtype="float32",
-        weights_only=False,
-        transforms=parse_rules(RULES),
-    )
-    return replace(meaning, **changes)
+def meaning_of(model: nn.Module, **changes: Any) -> Description:
+    builder = recorded_builder(model, "densenet121", {"num_classes": 7})
+    stated = {"builder": builder, "probe": IMAGES, "transforms": parse_rules(RULES)}
+    return described(**(stated | changes))
 
 
 @pytest.fixture
 def staged(release: nn.Module, tmp_path: Path) -> Manifest:
     """The manifest of a staged release, with rules, of the old tensors."""
-    return stage(release, tmp_path, described(release), repository="org/dense", limit=10**9)
+    return stage(release, tmp_path, meaning_of(release), repository="org/dense", limit=10**9)
 
 
 def test_rules_pass_the_gate_by_name_and_only_where_they_lead_to_the_builder_s_model(
@@ -261,13 +250,13 @@ def test_an_extra_state_passes_the_gate_beside_rules(tmp_path: Path) -> None:
     old.set_extra_state(torch.tensor([1.0, 2.0]))
     rules = parse_rules([{"rename": r"(?:a\.)?(.*)", "to": r"b.\1"}])
     record = recorded_builder(old, "yy-stateful", None)
-    meaning = described(old, builder=record, transforms=rules, probe=None)
+    meaning = meaning_of(old, builder=record, transforms=rules, probe=None)
     stage(old, tmp_path, meaning, repository="org/extra", limit=10**9)
     assert inspect(tmp_path) == []
 
 
 def test_a_rule_that_matches_nothing_is_not_published(release: nn.Module) -> None:
-    meaning = described(release, transforms=parse_rules([*RULES, {"drop": "gone"}]))
+    meaning = meaning_of(release, transforms=parse_rules([*RULES, {"drop": "gone"}]))
     (problem,) = refusals(release, meaning, allow_nonfinite=False)
     assert problem == 'transforms: {"drop": "gone"}: transform: matches no tensor'
     with pytest.raises(InvalidSetting, match="expected one of rename"):

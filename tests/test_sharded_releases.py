@@ -16,6 +16,7 @@ import torch
 from commands import Run, runner
 from hubs import Hub, serving, serving_registry
 from huggingface_hub import load_torch_model, save_torch_state_dict
+from quick import described
 from torch import nn
 
 import hubstate
@@ -32,7 +33,7 @@ from hubstate.lock import LockFile
 from hubstate.manifest import NAME, Manifest, dump, hash_plain, hash_weights, parse
 from hubstate.pinning import add_pins
 from hubstate.scratch import scratch_folder
-from hubstate.staging import Description, stage
+from hubstate.staging import stage
 from hubstate.walk import tensors_of
 from hubstate.warm import check, named, warm
 from hubstate.weights import save_sharded
@@ -64,18 +65,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of a release, each layer with its bias in a shard of its own."""
     folder = tmp_path_factory.mktemp("staged")
-    meaning = Description(
-        builder=None,
-        license="mit",
-        metrics={},
-        labels=(),
-        preprocessing={},
-        provenance={},
-        text="",
-        probe=None,
-        probe_dtype="float32",
-        weights_only=True,
-    )
+    meaning = described(weights_only=True)
     stage(Net(), folder, meaning, repository="org/name", limit=386_000)
     return folder
 

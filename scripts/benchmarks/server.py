@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness import Row, Target, interleave, medians, report, run
-from serving import CLIENT, Server, environment, find_nginx, nginx, python_server, registry
+from serving import (
+    CLIENT,
+    DOWNLOAD,
+    Server,
+    environment,
+    find_nginx,
+    nginx,
+    python_server,
+    registry,
+)
 
 from hubstate_registry.names import RepoId
 from hubstate_registry.storage import Storage, blobs, commits, repositories
@@ -92,23 +101,6 @@ QUESTIONS = {
         "paths=model.safetensors&paths=config.json&expand=false",
     ),
 }
-
-DOWNLOAD = """
-port, pid, path, size = sys.argv[1:]
-buffer = memoryview(bytearray(1 << 20))
-connection = connect(port)
-cpu, began, got = used(pid.split(",")[0]), time.perf_counter(), 0
-cpu = sum(map(used, pid.split(",")))
-connection.sendall(f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n".encode())
-head = bytes(buffer[: connection.recv_into(buffer)])
-assert b" 200 " in head[:20], head[:500]
-while count := connection.recv_into(buffer):
-    got += count
-seconds, gigabytes = time.perf_counter() - began, int(size) / 1e9
-assert got >= int(size) - len(head), (got, size)
-print(json.dumps({"GB/s": gigabytes / seconds,
-                  "server CPU s/GB": (sum(map(used, pid.split(","))) - cpu) / gigabytes}))
-"""
 
 UPLOAD = """
 import sys
@@ -273,8 +265,8 @@ def _rate(rows: Mapping[str, list[Row]], name: str, how: str) -> Target:
 def _download(served: Server, bare: Server, path: str, *, rounds: int) -> None:
     size = str(GIB)
     contenders = {
-        "FileResponse": (CLIENT + DOWNLOAD, (str(bare.port), str(bare.pid), "/file", size)),
-        "registry": (CLIENT + DOWNLOAD, (str(served.port), str(served.pid), path, size)),
+        "FileResponse": (DOWNLOAD, (str(bare.port), str(bare.pid), "/file", size)),
+        "registry": (DOWNLOAD, (str(served.port), str(served.pid), path, size)),
     }
     rows = interleave(contenders, rounds=rounds)
     middle = medians(rows)
@@ -314,7 +306,7 @@ def _behind_nginx(folder: Path, path: str, *, rounds: int) -> None:
         with nginx(folder, sites) as front:
             both = f"{front.pid},{served.pid}"
             contenders = {
-                name: (CLIENT + DOWNLOAD, (str(front.port), both, address, str(GIB)))
+                name: (DOWNLOAD, (str(front.port), both, address, str(GIB)))
                 for name, address in (("static", "/static/large"), ("X-Accel-Redirect", path))
             }
             rows = interleave(contenders, rounds=rounds)

@@ -16,7 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CLIENT", "Server", "environment", "nginx", "python_server", "registry", "slowed"]
+__all__ = [
+    "CLIENT",
+    "DOWNLOAD",
+    "Server",
+    "environment",
+    "nginx",
+    "python_server",
+    "registry",
+    "slowed",
+]
 
 # What every client's code begins with: what a server has used, and a client that costs little.
 CLIENT = """
@@ -40,6 +49,27 @@ def connect(port):
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made
 """
+
+# A file, and what the processes that serve it (their numbers, joined by commas) take for it.
+DOWNLOAD = (
+    CLIENT
+    + """
+port, pids, path, size = sys.argv[1:]
+def taken():
+    return sum(map(used, pids.split(",")))
+buffer = memoryview(bytearray(1 << 20))
+connection = connect(port)
+cpu, began, got = taken(), time.perf_counter(), 0
+connection.sendall(f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n".encode())
+head = bytes(buffer[: connection.recv_into(buffer)])
+assert b" 200 " in head[:20], head[:500]
+while count := connection.recv_into(buffer):
+    got += count
+seconds, gigabytes = time.perf_counter() - began, int(size) / 1e9
+assert got >= int(size) - len(head), (got, size)
+print(json.dumps({"GB/s": gigabytes / seconds, "server CPU s/GB": (taken() - cpu) / gigabytes}))
+"""
+)
 
 # Routes that answer what the registry answers to the same, without a registry.
 BARE = """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import Row, Target, medians, report, run
-from serving import CLIENT, Server, environment, registry
+from serving import CLIENT, DOWNLOAD, Server, environment, registry
 
 LAYERS, LAYER = 24, 8_380_000  # 201 MB in all
 
@@ -42,21 +42,6 @@ def received(port):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         name = b"hubstate_registry_received_bytes_total "
         return next(float(l.split()[1]) for l in answer if l.startswith(name))
-"""
-
-DOWNLOAD = """
-port, pid, path, size = sys.argv[1:]
-buffer = memoryview(bytearray(1 << 20))
-connection = connect(port)
-cpu, began, got = used(pid), time.perf_counter(), 0
-connection.sendall(f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n".encode())
-head = bytes(buffer[: connection.recv_into(buffer)])
-assert b" 200 " in head[:20], head[:500]
-while count := connection.recv_into(buffer):
-    got += count
-seconds, gigabytes = time.perf_counter() - began, int(size) / 1e9
-assert got >= int(size) - len(head), (got, size)
-print(json.dumps({"GB/s": gigabytes / seconds, "server CPU s/GB": (used(pid) - cpu) / gigabytes}))
 """
 
 
@@ -125,7 +110,7 @@ def _plain(served: Server, *, rounds: int) -> None:
         ):
             path = f"/admin/{repo}{number}/resolve/main/w.safetensors"
             arguments = (str(served.port), str(served.pid), path, size)
-            rows[name].append(run("import time; time.sleep(3)\n" + CLIENT + DOWNLOAD, *arguments))
+            rows[name].append(run("import time; time.sleep(3)\n" + DOWNLOAD, *arguments))
     middle = medians(rows)
     value = middle["came by Xet, again"]["GB/s"] / middle["came by LFS"]["GB/s"]
     target = Target(text="came by Xet, again / came by LFS", value=value, at_least=0.8)
@@ -137,7 +122,7 @@ def _memory(served: Server, folder: Path) -> None:
     size, rows = str(120 * LAYER), dict[str, list[Row]]()
     row = _upload(served, folder, large, "admin/large", HF_HUB_DISABLE_XET="0")
     path = "/admin/large/resolve/main/w.safetensors"
-    run(CLIENT + DOWNLOAD, str(served.port), str(served.pid), path, size)
+    run(DOWNLOAD, str(served.port), str(served.pid), path, size)
     lfs = _write(folder / "large", 8, count=120)
     _upload(served, folder, lfs, "admin/large2", HF_HUB_DISABLE_XET="1")
     rows["Xet upload, plain read, LFS upload"] = [{**row, "peak MB": served.peak / 1e6}]
