@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, select, update
 from xet_serving import Serving, serving
 
-from hubstate_registry.storage import xet
+from hubstate_registry.auth import Role
+from hubstate_registry.storage import accounts, xet
 from hubstate_registry.storage.schema import holdings, metadata, tokens
 from hubstate_registry.storage.xet_schema import xet_files, xorbs
 from hubstate_registry.xet import chunks, shard, upkeep
@@ -259,6 +260,38 @@ def test_a_token_ends_with_what_it_rests_on(server: Serving) -> None:
     body = {"name": "open"}
     assert call(server, "DELETE", "/api/repos/delete", user="ada", json=body).status_code == 200
     assert (ada.send("GET", path).status_code, other.send("GET", path).status_code) == (401, 401)
+
+
+def test_a_token_ends_with_its_callers_right_to_what_it_opens(server: Serving) -> None:
+    with server.storage.database.write() as connection:
+        accounts.add_namespace(connection, "lab", kind="organisation")
+        for user in ("ada", "eve"):
+            accounts.set_member(connection, user, organisation="lab", role=Role.WRITE)
+    body = {"name": "shared", "organization": "lab", "visibility": "private"}
+    assert call(server, "POST", "/api/repos/create", user="ada", json=body).status_code == 200
+    xorb, file = enter(server, "ada", "lab/shared").publish(SHARED)
+    path, chunk = (
+        f"/v1/{kind}{format_hash(hash)}"
+        for kind, hash in (
+            ("reconstructions/", file.hash),
+            ("chunks/default/", xorb.chunks[0].hash),
+        )
+    )
+    writer = enter(server, "eve", "lab/shared")
+    elsewhere = enter(server, "eve", "eve/open")
+    assert elsewhere.send("GET", chunk).status_code == 200
+    for role, status in ((Role.READ, 401), (Role.NONE, 401), (Role.WRITE, 200)):
+        with server.storage.database.write() as connection:
+            accounts.set_member(connection, "eve", organisation="lab", role=role)
+        assert writer.send("GET", path).status_code == status, role
+        assert elsewhere.send("GET", chunk).status_code == (404 if role is Role.NONE else 200)
+    _, public = enter(server, "ada", "ada/open").publish(MORE)
+    stranger = enter(server, None, "ada/open", role="read")
+    path = f"/v1/reconstructions/{format_hash(public.hash)}"
+    for change, status in (("private", 401), ("public", 200)):
+        settings = "/api/models/ada/open/settings"
+        call(server, "PUT", settings, user="ada", json={"visibility": change})
+        assert stranger.send("GET", path).status_code == status, change
 
 
 # --- what is not theirs ---------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -85,5 +86,10 @@ def _check_blob(storage: Storage, sha256: str, *, size: int, hash_bytes: bool) -
         yield f"sha256:{sha256}: missing, expected {size} bytes"
     elif path.stat().st_size != size:
         yield f"sha256:{sha256}: expected {size} bytes, found {path.stat().st_size}"
-    elif hash_bytes and (found := hash_file(path)[0]) != sha256:
+    elif hash_bytes and (found := _hash(path)) != sha256:
         yield f"sha256:{sha256}: damaged, its bytes hash to {found}"
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb", buffering=0) as file:
+        return hash_file(file)[0]

@@ -1,8 +1,9 @@
 """Git LFS uploads: the batch, the bytes whole or in parts, the completion, the check.
 
 Bytes travel to addresses that are signed for one object of one repository and need no token:
-the stock client sends none there. Each answer is given only after the bytes hash to their name
-and are flushed to disk.
+the stock client sends none there. Such an address is good while the token that asked for it is
+good and may write there, which is looked up before a body is read and again when its bytes get
+their name. Each answer is given only after the bytes hash to their name and are flushed to disk.
 """
 
 from __future__ import annotations
@@ -20,11 +21,19 @@ from hubstate_registry.auth import Role
 from hubstate_registry.bodies import declared_length, hand_on, read_body
 from hubstate_registry.context import Call
 from hubstate_registry.dispatch import Rule, parse_json
-from hubstate_registry.errors import BadRequest, ContentMismatch, RepoNotFound, TooLarge
+from hubstate_registry.errors import (
+    BadRequest,
+    ContentMismatch,
+    Forbidden,
+    RepoNotFound,
+    TooLarge,
+)
 from hubstate_registry.names import parse_digest
 from hubstate_registry.reach import take_hold
-from hubstate_registry.storage import blobs
+from hubstate_registry.storage import accounts, blobs
 from hubstate_registry.storage.blobs import Landed, check_content, full_disk, hash_file
+from hubstate_registry.storage.database import Connection
+from hubstate_registry.storage.parts import taking, writing
 from hubstate_registry.storage.schema import repositories
 
 __all__ = ["RULES"]
@@ -51,7 +60,12 @@ def batch(call: Call) -> Response:
             if blob is not None and blob.size != size:
                 row["error"] = {"code": 422, "message": f"{oid} has {blob.size} bytes"}
             elif blob is None:
-                claims = {"repository": repository.number, "oid": oid, "size": size}
+                claims = {
+                    "repository": repository.number,
+                    "token": call.principal.token,
+                    "oid": oid,
+                    "size": size,
+                }
                 row["actions"] = _actions(call, claims, repo=str(repository.id), parts=multipart)
             rows.append(row)
     big = any(size > call.registry.settings.limits.multipart_bytes for _, size in wanted)
@@ -62,7 +76,7 @@ def batch(call: Call) -> Response:
 
 async def put_object(call: Call) -> Response:
     """One object as one body."""
-    claims = _claims(call, "lfs-object")
+    claims = await _claims(call, "lfs-object")
     size = _int(claims, "size")
     _check_length(call, size)
     with call.storage.files.incoming() as incoming:
@@ -76,17 +90,14 @@ async def put_object(call: Call) -> Response:
 
 async def put_part(call: Call) -> Response:
     """One part of an object, written where it belongs; sent again, it is written again."""
-    claims = _claims(call, "lfs-part")
+    claims = await _claims(call, "lfs-part")
     start, size = _int(claims, "start"), _int(claims, "size")
     _check_length(call, size)
-    descriptor = os.open(_parts(call, claims), os.O_WRONLY | os.O_CREAT, 0o666)
     position = start
-    try:
+    with writing(_parts(call, claims)) as descriptor:
         async for block in call.stream(size):
             await anyio.to_thread.run_sync(_write_at, descriptor, block, position)
             position += len(block)
-    finally:
-        os.close(descriptor)
     if position - start != size:
         raise ContentMismatch(f"a part of {size} bytes came with {position - start}")
     return Response(headers={"ETag": f'"{claims["upload"]}-{start}"'})
@@ -94,7 +105,7 @@ async def put_part(call: Call) -> Response:
 
 async def complete(call: Call) -> Response:
     """All parts are there: hash the whole, and give it its name."""
-    claims = _claims(call, "lfs-complete")
+    claims = await _claims(call, "lfs-complete")
     limits = call.registry.settings.limits
     scope, receive = call.request.scope, call.request.receive
     body = parse_json(await read_body(scope, receive, limit=limits.json_bytes, limits=limits))
@@ -158,9 +169,26 @@ def _signed(call: Call, purpose: str, claims: Mapping[str, object]) -> str:
     return call.url(f"/api/{purpose}/{claims['oid']}?signature={token}")
 
 
-def _claims(call: Call, purpose: str) -> Mapping[str, object]:
-    token = call.query.get("signature", "")
-    return call.storage.signer.verify(purpose, token)
+async def _claims(call: Call, purpose: str) -> Mapping[str, object]:
+    claims = call.storage.signer.verify(purpose, call.query.get("signature", ""))
+    await anyio.to_thread.run_sync(_admit, call, claims)
+    return claims
+
+
+def _admit(call: Call, claims: Mapping[str, object]) -> None:
+    with call.read() as connection:
+        _check_rights(connection, claims)
+
+
+def _check_rights(connection: Connection, claims: Mapping[str, object]) -> None:
+    """Refuse what its signer may not do any more."""
+    where = sa.select(repositories.c.namespace).where(repositories.c.id == claims["repository"])
+    namespace = connection.execute(where).scalar_one_or_none()
+    if namespace is None:
+        raise RepoNotFound("the repository of this upload")
+    caller = accounts.recall(connection, claims.get("token"))
+    if caller is None or caller.role(namespace) < Role.WRITE:
+        raise Forbidden("The token that asked for this address is not good any more")
 
 
 def _check_length(call: Call, size: int) -> None:
@@ -184,25 +212,23 @@ def _write_at(descriptor: int, block: bytearray, position: int) -> None:
 def _complete(call: Call, claims: Mapping[str, object]) -> None:
     path, oid = _parts(call, claims), str(claims["oid"])
     try:
-        found, size = hash_file(path)
-        check_content(found, size, sha256=oid, size=_int(claims, "size"))
-        with path.open("rb") as file, full_disk():
-            os.fsync(file.fileno())
-        _keep(call, claims, Landed(path=path, sha256=oid, size=size))
+        with taking(path) as file:
+            found, size = hash_file(file)
+            check_content(found, size, sha256=oid, size=_int(claims, "size"))
+            with full_disk():
+                os.fsync(file.fileno())
+            _keep(call, claims, Landed(path=path, sha256=oid, size=size))
     except FileNotFoundError:
         # A retry, beside or after the first: its answer was lost, the upload was not.
         _check_kept(call, claims)
 
 
 def _keep(call: Call, claims: Mapping[str, object], landed: Landed) -> None:
-    number = _int(claims, "repository")
     with call.write() as connection:
-        there = sa.select(repositories.c.id).where(repositories.c.id == number)
-        if connection.execute(there).first() is None:
-            raise RepoNotFound("the repository of this upload")
+        _check_rights(connection, claims)
         call.storage.files.place(landed)
         blobs.record(connection, landed.sha256, size=landed.size)
-        blobs.hold(connection, number, sha256=landed.sha256)
+        blobs.hold(connection, _int(claims, "repository"), sha256=landed.sha256)
 
 
 def _check_kept(call: Call, claims: Mapping[str, object]) -> None:

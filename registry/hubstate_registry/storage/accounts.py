@@ -30,6 +30,7 @@ __all__ = [
     "disable_user",
     "list_tokens",
     "namespace_kind",
+    "recall",
     "revoke_token",
     "set_member",
 ]
@@ -162,10 +163,22 @@ def revoke_token(connection: Connection, token: str) -> None:
 
 def authenticate(connection: Connection, secret: str) -> Principal | None:
     """Who this token speaks for, or None if it is unknown, expired, revoked or disabled."""
+    return _principal(connection, tokens.c.digest == _digest(secret))
+
+
+def recall(connection: Connection, token: object) -> Principal | None:
+    """Who the token of this public id speaks for now, which may be less than before, or nobody.
+
+    For what was signed earlier for a caller: it must not outlive the caller's own rights.
+    """
+    return _principal(connection, tokens.c.id == token)
+
+
+def _principal(connection: Connection, is_it: sa.ColumnElement[bool]) -> Principal | None:
     statement = (
         sa.select(tokens, namespaces.c.admin, namespaces.c.disabled)
         .join(namespaces, namespaces.c.name == tokens.c.user)
-        .where(tokens.c.digest == _digest(secret))
+        .where(is_it)
     )
     row = connection.execute(statement).one_or_none()
     if row is None or row.disabled or row.revoked is not None:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,12 +41,12 @@ __all__ = [
     "Landed",
     "find",
     "find_many",
+    "hash_file",
     "hold",
     "is_held",
     "record",
 ]
 
-_BLOCK = 1 << 20
 _BATCH = 500  # digests in one statement
 
 
@@ -242,13 +243,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def hash_file(path: Path) -> tuple[str, int]:
-    """The SHA-256 and size of a file."""
-    hasher, size = hashlib.sha256(), 0
-    block = bytearray(_BLOCK)
-    view = memoryview(block)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            hasher.update(view[:count])
-            size += count
-    return hasher.hexdigest(), size
+def hash_file(file: FileIO) -> tuple[str, int]:
+    """The SHA-256 and size of what a file has from here to its end."""
+    start = file.tell()
+    return hashlib.file_digest(file, "sha256").hexdigest(), file.tell() - start

@@ -1,25 +1,26 @@
 """Who may do what with xorbs and shards: tokens that are short-lived and for one repository.
 
-A token says which user it was made for, for which repository, to read or to write, and whose
-private repositories that user may read. It is checked again at each use: a revoked token, a
-disabled user or a deleted repository ends it at once; a membership that ends, within its life.
+A token says which of the registry's tokens asked for it, for which repository, and whether to read
+or to write. What its caller may do is looked up at each use: it ends at once with the token it was
+made for, with the right to read or write there, and with the repository. The address of part of a
+xorb is not looked up, and is good for ``SECONDS``.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from hubstate_registry.auth import Principal, Role
+from hubstate_registry.auth import ANONYMOUS, Principal, Role
 from hubstate_registry.errors import Forbidden, Unauthorized
 from hubstate_registry.signing import Signer
+from hubstate_registry.storage import accounts
 from hubstate_registry.storage.database import Connection
-from hubstate_registry.storage.repositories import Repository
-from hubstate_registry.storage.schema import namespaces, repositories, tokens
+from hubstate_registry.storage.repositories import Repository, from_row
+from hubstate_registry.storage.schema import repositories
 from hubstate_registry.storage.xet import Reader
 from hubstate_registry.xet.files import Fetch
 from hubstate_registry.xet.hashes import Hash, format_hash, parse_hash
@@ -43,13 +44,10 @@ class Grant:
 
 def issue(signer: Signer, principal: Principal, *, repository: Repository, role: Role) -> str:
     """A token; whether the caller has this role there is for whoever asks to have checked."""
-    names = principal.readable
     claims = {
-        "user": principal.user,
         "token": principal.token,
         "repository": repository.number,
         "role": int(role),
-        "namespaces": None if names is None else sorted(names),
     }
     return signer.sign(_TOKEN, claims, seconds=SECONDS)
 
@@ -65,15 +63,15 @@ def admit(connection: Connection, signer: Signer, *, token: str, role: Role) -> 
         claims: Mapping[str, Any] = signer.verify(_TOKEN, token)
     except Forbidden as error:
         raise Unauthorized("The Xet token is not good, or not any more") from error
-    if not _is_alive(connection, claims):
+    caller, repository = _recall(connection, claims), _find(connection, claims["repository"])
+    if caller is None or repository is None or not _may(caller, repository, claims["role"]):
         raise Unauthorized("The Xet token was revoked, or its repository is gone")
     if claims["role"] < role:
         raise Forbidden(f"This Xet token may {Role(claims['role'])}, not {role}")
-    names = claims["namespaces"]
     return Grant(
-        repository=claims["repository"],
+        repository=repository.number,
         role=Role(claims["role"]),
-        reader=Reader(user=claims["user"], namespaces=None if names is None else frozenset(names)),
+        reader=Reader(user=caller.user, namespaces=caller.readable),
     )
 
 
@@ -93,20 +91,15 @@ def verify_fetch(signer: Signer, token: str) -> tuple[Hash, range]:
     return parse_hash(claims["xorb"]), range(claims["start"], claims["stop"])
 
 
-def _is_alive(connection: Connection, claims: Mapping[str, Any]) -> bool:
-    there = sa.select(repositories.c.id).where(repositories.c.id == claims["repository"])
-    if connection.execute(there).first() is None:
-        return False
-    if claims["user"] is None:
-        return True
-    good = (
-        sa.select(tokens.c.id)
-        .join(namespaces, namespaces.c.name == tokens.c.user)
-        .where(
-            tokens.c.id == claims["token"],
-            tokens.c.revoked.is_(None),
-            sa.or_(tokens.c.expires.is_(None), tokens.c.expires > time.time()),
-            sa.not_(namespaces.c.disabled),
-        )
-    )
-    return connection.execute(good).first() is not None
+def _recall(connection: Connection, claims: Mapping[str, Any]) -> Principal | None:
+    return accounts.recall(connection, claims["token"]) if claims["token"] else ANONYMOUS
+
+
+def _find(connection: Connection, number: int) -> Repository | None:
+    row = connection.execute(sa.select(repositories).where(repositories.c.id == number)).first()
+    return None if row is None else from_row(row)
+
+
+def _may(caller: Principal, repository: Repository, role: int) -> bool:
+    is_open = not repository.private and not repository.gated
+    return (is_open and role <= Role.READ) or caller.role(repository.id.namespace) >= role
