@@ -1,4 +1,4 @@
-"""The two command lines: ours for operators, and the stock one against a served folder."""
+"""Our command line, for operators, and the stock mixin against a served folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 import requests
 from click.testing import CliRunner, Result
 from huggingface_hub import HfApi
-from registry_serving import Serving, hf, serving
+from registry_serving import Serving, serving
 
 from hubstate_registry.cli import main
 
@@ -105,25 +105,6 @@ def test_a_certificate_makes_it_https(tmp_path: Path) -> None:
         trusting = ssl.create_default_context(cafile=str(cert))
         with urllib.request.urlopen(f"{url}/healthz", context=trusting, timeout=5) as answer:
             assert answer.read() == b"ok\n"
-
-
-def test_the_stock_command_line_works(served: Serving, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    folder = home / "folder"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(os.urandom(100_000))
-    token = served.tokens["ada"]
-    served.run(home, hf(), "auth", "login", "--token", token, user=None)
-    assert "ada" in served.run(home, hf(), "auth", "whoami", user=None)
-    served.run(home, hf(), "repos", "create", "ada/model", user=None)
-    served.run(home, hf(), "upload", "ada/model", str(folder), user=None)
-    served.run(home, hf(), "download", "ada/model", user=None)
-    verified = served.run(home, hf(), "cache", "verify", "ada/model", user=None)
-    assert "2" in verified and "mismatch" not in verified.lower().replace("no mismatch", "")
-    served.run(home, hf(), "repos", "move", "ada/model", "ada/other", user=None)
-    served.run(home, hf(), "repos", "delete", "ada/other", "--yes", user=None)
-    assert served.request("GET", "/api/models/ada/other").status_code == 404
 
 
 SCRIPT = """

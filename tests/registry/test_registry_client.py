@@ -21,6 +21,10 @@ from huggingface_hub.errors import (
 )
 from registry_serving import Serving, serving
 
+from hubstate_registry.names import parse_repo
+from hubstate_registry.storage import commits, repositories
+from hubstate_registry.storage.references import Actor
+
 # The stock client's own: it sends a file in a way that its HTTP library has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 README = b"---\nlicense: mit\ntags: [vision, small]\nlibrary_name: hubstate\n---\n# Model\n"
@@ -232,6 +236,17 @@ def test_models_are_searched_filtered_sorted_and_paged(served: Serving, api: HfA
     assert "next" not in following.links
 
 
+def test_a_long_list_of_models_comes_in_pages(served: Serving, api: HfApi) -> None:
+    names = [f"ada/m{number:03}" for number in range(450)]
+    with served.storage.database.write() as connection:
+        for name in names:
+            made = repositories.create(connection, parse_repo(name), private=name[-1] == "7")
+            commits.start(connection, made, actor=Actor(user="ada", token="", request=""))
+    assert sorted(model.id for model in api.list_models(author="ada")) == names
+    assert len(list(served.api("bob").list_models(search="M", sort="created_at"))) == 405
+    assert len(list(api.list_models(limit=250))) == 250
+
+
 def test_long_histories_and_trees_come_in_pages(api: HfApi) -> None:
     api.create_repo("ada/model")
     files = [CommitOperationAdd(f"f{i:04}.txt", b"same") for i in range(1050)]
@@ -255,6 +270,11 @@ def test_the_file_system_reads_ranges_and_writes(served: Serving, api: HfApi) ->
     assert fs.cat_file("ada/model/w.bin", start=10, end=20) == data[10:20]
     assert fs.ls("ada/model", detail=False) == ["ada/model/w.bin"]
     assert fs.info("ada/model/w.bin")["size"] == 200_000
+    fs.cp_file("ada/model/w.bin", "ada/model/sub/copy.bin")
+    fs.pipe_file("ada/model/sub/a.txt", b"a")
+    fs.mv("ada/model/sub/a.txt", "ada/model/b.txt")
+    found = ["ada/model/b.txt", "ada/model/sub/copy.bin", "ada/model/w.bin"]
+    assert fs.find("ada/model", refresh=True) == found
     fs.rm("ada/model/w.bin")
     assert not fs.exists("ada/model/w.bin")
 

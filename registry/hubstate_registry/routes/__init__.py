@@ -15,6 +15,7 @@ from hubstate_registry.routes import (
     repos,
     resolve,
     tree,
+    usage,
 )
 
 __all__ = ["RULES"]
@@ -24,6 +25,7 @@ RULES: Sequence[Rule] = [
     *account.RULES,
     *repos.RULES,
     *listing.RULES,
+    *usage.RULES,
     *refs.RULES,
     *tree.RULES,
     *commit.RULES,
