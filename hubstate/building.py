@@ -28,6 +28,7 @@ __all__ = ["SkippedInit", "current_block", "fill", "skip_init"]
 _innermost_mode: Callable[[], TorchFunctionMode | None] = overrides._get_current_function_mode
 
 _Call = tuple[Callable[..., object], tuple[Any, ...], Mapping[str, Any]]
+_NO_OPTIONS: Mapping[str, Any] = {}
 
 # Initialisers that give every element a new value, whatever was there before.
 _OVERWRITE = {
@@ -104,7 +105,7 @@ class SkippedInit:
     def hold_fresh(self, tensor: Tensor, initialiser: Callable[..., object], *args: object) -> None:
         """As ``hold``, for a parameter of which nobody knows yet."""
         if memory := tensor.data_ptr():
-            self._calls[memory] = [(initialiser, args, {})]
+            self._calls[memory] = [(initialiser, args, _NO_OPTIONS)]
 
     def _hold(self, target: Tensor, call: _Call, *, overwrites: bool) -> bool:
         """Take a call into keeping; False where it must run now."""

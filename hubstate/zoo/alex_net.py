@@ -18,7 +18,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hubstate.zoo.builders import register_model
-from hubstate.zoo.layers import Conv2d, Dropout, Linear, ReLU
+from hubstate.zoo.layers import (
+    AdaptiveAvgPool2d,
+    Conv2d,
+    Dropout,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+)
 from hubstate.zoo.variants import photographs
 
 __all__ = ["AlexNet", "alexnet"]
@@ -35,18 +43,18 @@ class AlexNet(nn.Module):
 
     def __init__(self, *, num_classes: int, in_chans: int, dropout: float) -> None:
         super().__init__()
-        self.features = nn.Sequential(
+        self.features = Sequential(
             *_convolution(in_chans, 64, 11, stride=4, padding=2),
-            nn.MaxPool2d(3, stride=2),
+            MaxPool2d(3, stride=2),
             *_convolution(64, 192, 5, padding=2),
-            nn.MaxPool2d(3, stride=2),
+            MaxPool2d(3, stride=2),
             *_convolution(192, 384, 3, padding=1),
             *_convolution(384, 256, 3, padding=1),
             *_convolution(256, 256, 3, padding=1),
-            nn.MaxPool2d(3, stride=2),
+            MaxPool2d(3, stride=2),
         )
-        self.avgpool = nn.AdaptiveAvgPool2d(6)
-        self.classifier = nn.Sequential(
+        self.avgpool = AdaptiveAvgPool2d(6)
+        self.classifier = Sequential(
             Dropout(dropout),
             Linear(256 * 6 * 6, 4096),
             ReLU(inplace=True),

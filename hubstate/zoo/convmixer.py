@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hubstate.values import frozen
 from hubstate.zoo.blocks import Make
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import BatchNorm2d, Conv2d, Linear, ReLU
+from hubstate.zoo.layers import GELU, BatchNorm2d, Conv2d, Linear, ReLU, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["ConvMixer", "convmixer_768_32", "convmixer_1024_20_ks9_p14", "convmixer_1536_20"]
@@ -34,7 +34,7 @@ class Plan:
     """Of the kernels: k in the paper."""
     patch: int
     """Height and width of a patch, in pixels."""
-    activation: Make = nn.GELU
+    activation: Make = GELU
 
 
 class Residual(nn.Module):
@@ -62,7 +62,7 @@ class ConvMixer(nn.Module):
         super().__init__()
         stem = Conv2d(in_chans, plan.width, plan.patch, stride=plan.patch)
         self.stem = _activated(stem, plan)
-        self.blocks = nn.Sequential(*(_block(plan) for _ in range(plan.blocks)))
+        self.blocks = Sequential(*(_block(plan) for _ in range(plan.blocks)))
         self.head = Linear(plan.width, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class ConvMixer(nn.Module):
 
 
 def _activated(convolution: nn.Conv2d, plan: Plan) -> nn.Sequential:
-    return nn.Sequential(convolution, plan.activation(), BatchNorm2d(plan.width))
+    return Sequential(convolution, plan.activation(), BatchNorm2d(plan.width))
 
 
 def _block(plan: Plan) -> nn.Sequential:
@@ -85,7 +85,7 @@ def _block(plan: Plan) -> nn.Sequential:
     width = plan.width
     depthwise = Conv2d(width, width, plan.size, groups=width, padding=plan.size // 2)
     pointwise = Conv2d(width, width, 1)
-    return nn.Sequential(Residual(_activated(depthwise, plan)), *_activated(pointwise, plan))
+    return Sequential(Residual(_activated(depthwise, plan)), *_activated(pointwise, plan))
 
 
 def _variant(name: str, plan: Plan, *, about: str) -> Builder[ConvMixer]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from hubstate.values import frozen
 from hubstate.zoo.blocks import ChannelNorm, DropBranch, Permute, initialise, normal
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import Conv2d, LayerNorm, Linear
+from hubstate.zoo.layers import GELU, AdaptiveAvgPool2d, Conv2d, LayerNorm, Linear, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["ConvNeXt", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny"]
@@ -49,12 +49,12 @@ class Block(nn.Module):
     def __init__(self, width: int, *, drop: float) -> None:
         super().__init__()
         self.layer_scale = nn.Parameter(torch.full((width, 1, 1), 1e-6))
-        self.block = nn.Sequential(
+        self.block = Sequential(
             Conv2d(width, width, 7, padding=3, groups=width),
             Permute(0, 2, 3, 1),
             LayerNorm(width, eps=1e-6),
             Linear(width, 4 * width),
-            nn.GELU(),
+            GELU(),
             Linear(4 * width, width),
             Permute(0, 3, 1, 2),
         )
@@ -76,9 +76,9 @@ class ConvNeXt(nn.Module):
 
     def __init__(self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3) -> None:
         super().__init__()
-        self.features = nn.Sequential(*_features(plan, in_chans))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(
+        self.features = Sequential(*_features(plan, in_chans))
+        self.avgpool = AdaptiveAvgPool2d(1)
+        self.classifier = Sequential(
             _norm(plan.widths[-1]), nn.Flatten(1), Linear(plan.widths[-1], num_classes)
         )
         initialise(self, conv=normal(0.02), linear=normal(0.02))
@@ -96,12 +96,12 @@ class ConvNeXt(nn.Module):
 
 def _features(plan: Plan, in_chans: int) -> Iterator[nn.Module]:
     inputs, done, last = plan.widths[0], 0, sum(plan.blocks) - 1
-    yield nn.Sequential(Conv2d(in_chans, inputs, 4, stride=4), _norm(inputs))
+    yield Sequential(Conv2d(in_chans, inputs, 4, stride=4), _norm(inputs))
     for width, blocks in zip(plan.widths, plan.blocks, strict=True):
         if width != inputs:
-            yield nn.Sequential(_norm(inputs), Conv2d(inputs, width, 2, stride=2))
+            yield Sequential(_norm(inputs), Conv2d(inputs, width, 2, stride=2))
         drops = (plan.drop_branch * (done + index) / last for index in range(blocks))
-        yield nn.Sequential(*(Block(width, drop=drop) for drop in drops))
+        yield Sequential(*(Block(width, drop=drop) for drop in drops))
         inputs, done = width, done + blocks
 
 

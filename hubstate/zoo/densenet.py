@@ -28,7 +28,16 @@ from torch import Tensor, nn
 from hubstate.values import frozen
 from hubstate.zoo.blocks import initialise
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import BatchNorm2d, Conv2d, Dropout, Linear, ReLU
+from hubstate.zoo.layers import (
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    Dropout,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+)
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["DenseNet", "densenet121", "densenet161", "densenet169", "densenet201"]
@@ -87,7 +96,7 @@ class DenseNet(nn.Module):
         self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.features = nn.Sequential()
+        self.features = Sequential()
         for name, module in _features(plan, in_chans, dropout=dropout):
             self.features.add_module(name, module)
         self.classifier = Linear(_outputs(plan), num_classes)
@@ -116,7 +125,7 @@ def _features(plan: Plan, in_chans: int, *, dropout: float) -> Iterator[tuple[st
     yield "conv0", Conv2d(in_chans, plan.width, 7, stride=2, padding=3, bias=False)
     yield "norm0", BatchNorm2d(plan.width)
     yield "relu0", ReLU(inplace=True)
-    yield "pool0", nn.MaxPool2d(3, stride=2, padding=1)
+    yield "pool0", MaxPool2d(3, stride=2, padding=1)
     channels = plan.width
     for number, layers in enumerate(plan.layers, start=1):
         if number > 1:
@@ -128,7 +137,7 @@ def _features(plan: Plan, in_chans: int, *, dropout: float) -> Iterator[tuple[st
 
 
 def _block(inputs: int, growth: int, *, layers: int, dropout: float) -> nn.Sequential:
-    block = nn.Sequential()
+    block = Sequential()
     for index in range(layers):
         layer = DenseLayer(inputs + index * growth, growth, dropout=dropout)
         block.add_module(f"denselayer{index + 1}", layer)
@@ -136,11 +145,11 @@ def _block(inputs: int, growth: int, *, layers: int, dropout: float) -> nn.Seque
 
 
 def _transition(inputs: int) -> nn.Sequential:
-    transition = nn.Sequential()
+    transition = Sequential()
     transition.add_module("norm", BatchNorm2d(inputs))
     transition.add_module("relu", ReLU(inplace=True))
     transition.add_module("conv", Conv2d(inputs, inputs // 2, 1, bias=False))
-    transition.add_module("pool", nn.AvgPool2d(2, stride=2))
+    transition.add_module("pool", AvgPool2d(2, stride=2))
     return transition
 
 

@@ -32,7 +32,7 @@ from hubstate.zoo.blocks import (
     initialise,
 )
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import BatchNorm2d, Dropout, Linear
+from hubstate.zoo.layers import BatchNorm2d, Dropout, Linear, Sequential, SiLU
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -49,7 +49,7 @@ __all__ = [
     "efficientnet_b7",
 ]
 
-_silu: Make = partial(nn.SiLU, inplace=True)
+_silu: Make = partial(SiLU, inplace=True)
 
 
 @frozen
@@ -100,7 +100,7 @@ class InvertedResidual(nn.Module):
     def __init__(self, inputs: int, stage: Stage, *, stride: int, plan: Plan, drop: float) -> None:
         super().__init__()
         layers = _fused if stage.fused else _separable
-        self.block = nn.Sequential(*layers(inputs, stage, stride=stride, plan=plan))
+        self.block = Sequential(*layers(inputs, stage, stride=stride, plan=plan))
         self.drop = DropBranch(drop)
         self.shortcut = stride == 1 and inputs == stage.outputs
 
@@ -124,8 +124,8 @@ class EfficientNet(nn.Module):
         self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3, drop_branch: float = 0.2
     ) -> None:
         super().__init__()
-        self.features = nn.Sequential(*_features(plan, in_chans, drop_branch=drop_branch))
-        self.classifier = nn.Sequential(
+        self.features = Sequential(*_features(plan, in_chans, drop_branch=drop_branch))
+        self.classifier = Sequential(
             Dropout(plan.dropout, inplace=True), Linear(plan.outputs, num_classes)
         )
         initialise(self, conv=he_fan_out, linear=_uniform)
@@ -186,7 +186,7 @@ def _features(plan: Plan, in_chans: int, *, drop_branch: float) -> Iterator[nn.M
 
 
 def _stage(inputs: int, stage: Stage, *, plan: Plan, drops: Iterable[float]) -> nn.Sequential:
-    blocks = nn.Sequential()
+    blocks = Sequential()
     for drop in drops:
         stride = 1 if len(blocks) else stage.stride
         channels = stage.outputs if len(blocks) else inputs

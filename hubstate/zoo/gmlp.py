@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hubstate.values import frozen
 from hubstate.zoo.blocks import Patches, initialise
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import LayerNorm, Linear
+from hubstate.zoo.layers import GELU, LayerNorm, Linear, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["GatedMlp", "gmlp_b16_224", "gmlp_s16_224", "gmlp_ti16_224"]
@@ -57,7 +57,7 @@ class GatedPerceptron(nn.Module):
     def __init__(self, width: int, *, tokens: int) -> None:
         super().__init__()
         self.fc1 = Linear(width, 6 * width)
-        self.act = nn.GELU()
+        self.act = GELU()
         self.gate = Gate(3 * width, tokens=tokens)
         self.fc2 = Linear(3 * width, width)
 
@@ -98,7 +98,7 @@ class GatedMlp(nn.Module):
         super().__init__()
         self.stem = Patches(in_chans, plan.width, patch=_PATCH, image_size=image_size)
         tokens = self.stem.tokens
-        self.blocks = nn.Sequential(*(Block(plan.width, tokens=tokens) for _ in range(_BLOCKS)))
+        self.blocks = Sequential(*(Block(plan.width, tokens=tokens) for _ in range(_BLOCKS)))
         self.norm = _norm(plan.width)
         self.head = Linear(plan.width, num_classes)
         self._initialise()

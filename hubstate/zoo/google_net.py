@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from hubstate.zoo.blocks import Convolution, initialise, normal
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.halving import halving
-from hubstate.zoo.layers import Dropout, Linear
+from hubstate.zoo.layers import AdaptiveAvgPool2d, Dropout, Linear, MaxPool2d, Sequential
 from hubstate.zoo.variants import photographs
 
 __all__ = ["GoogLeNet", "GoogLeNetOutputs", "googlenet"]
@@ -52,11 +52,9 @@ class Inception(nn.Module):
         super().__init__()
         ones, reduce3, threes, reduce5, fives, pooled = widths
         self.branch1 = Convolution(inputs, ones)
-        self.branch2 = nn.Sequential(Convolution(inputs, reduce3), Convolution(reduce3, threes, 3))
-        self.branch3 = nn.Sequential(Convolution(inputs, reduce5), Convolution(reduce5, fives, 3))
-        self.branch4 = nn.Sequential(
-            nn.MaxPool2d(3, stride=1, padding=1), Convolution(inputs, pooled)
-        )
+        self.branch2 = Sequential(Convolution(inputs, reduce3), Convolution(reduce3, threes, 3))
+        self.branch3 = Sequential(Convolution(inputs, reduce5), Convolution(reduce5, fives, 3))
+        self.branch4 = Sequential(MaxPool2d(3, stride=1, padding=1), Convolution(inputs, pooled))
 
     def forward(self, x: Tensor) -> Tensor:
         branches = (self.branch1, self.branch2, self.branch3, self.branch4)
@@ -68,7 +66,7 @@ class Auxiliary(nn.Module):
 
     def __init__(self, inputs: int, num_classes: int) -> None:
         super().__init__()
-        self.avgpool = nn.AdaptiveAvgPool2d(4)
+        self.avgpool = AdaptiveAvgPool2d(4)
         self.conv = Convolution(inputs, 128)
         self.fc1 = Linear(128 * 4 * 4, 1024)
         self.fc2 = Linear(1024, num_classes)
@@ -106,19 +104,19 @@ class GoogLeNet(nn.Module):
         super().__init__()
         self.halved = halving(in_chans, transform_input=transform_input)
         self.conv1 = Convolution(in_chans, 64, 7, stride=2)
-        self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.maxpool1 = MaxPool2d(3, stride=2, ceil_mode=True)
         self.conv2 = Convolution(64, 64)
         self.conv3 = Convolution(64, 192, 3)
-        self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.maxpool2 = MaxPool2d(3, stride=2, ceil_mode=True)
         self.inception3a = Inception(192, (64, 96, 128, 16, 32, 32))
         self.inception3b = Inception(256, (128, 128, 192, 32, 96, 64))
-        self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.maxpool3 = MaxPool2d(3, stride=2, ceil_mode=True)
         self.inception4a = Inception(480, (192, 96, 208, 16, 48, 64))
         self.inception4b = Inception(512, (160, 112, 224, 24, 64, 64))
         self.inception4c = Inception(512, (128, 128, 256, 24, 64, 64))
         self.inception4d = Inception(512, (112, 144, 288, 32, 64, 64))
         self.inception4e = Inception(528, (256, 160, 320, 32, 128, 128))
-        self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        self.maxpool4 = MaxPool2d(2, stride=2, ceil_mode=True)
         self.inception5a = Inception(832, (256, 160, 320, 32, 128, 128))
         self.inception5b = Inception(832, (384, 192, 384, 48, 128, 128))
         self.aux1 = Auxiliary(512, num_classes) if aux_logits else None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hubstate.zoo.layers import Identity
+
 __all__ = ["Halved", "halving"]
 
 
@@ -19,7 +21,7 @@ def halving(in_chans: int, *, transform_input: bool) -> nn.Module:
     """
     if transform_input and in_chans != 3:
         raise ValueError(f"transform_input is for images of 3 channels, not {in_chans}")
-    return Halved() if transform_input else nn.Identity()
+    return Halved() if transform_input else Identity()
 
 
 class Halved(nn.Module):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hubstate.errors import UnknownModel
 from hubstate.zoo.create import find_builder
+from hubstate.zoo.layers import Identity
 from hubstate.zoo.origin import builder_name, forget
 from hubstate.zoo.parts import HEADS
 
@@ -98,10 +99,9 @@ def _heads(model: nn.Module) -> tuple[str, ...]:
 
 def _headless(module: nn.Module, path: list[str]) -> nn.Module:
     """A copy of the modules along a path, down to an identity at its end; the rest is shared."""
-    from torch import nn
 
     if not path:
-        return nn.Identity()
+        return Identity()
     name, *rest = path
     twin = copy.copy(module)
     # A module keeps its parts in dicts, which a shallow copy shares.

@@ -25,14 +25,23 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import Beside, Convolution
 from hubstate.zoo.builders import register_model
-from hubstate.zoo.layers import Conv2d, Dropout, Linear, ReLU
+from hubstate.zoo.layers import (
+    AvgPool2d,
+    Conv2d,
+    Dropout,
+    Identity,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+)
 from hubstate.zoo.variants import photographs
 
 __all__ = ["InceptionResNetV2", "inception_resnet_v2"]
 
 _narrow = partial(Convolution, padded=False)
 _shrinking = partial(Convolution, size=3, stride=2, padded=False)
-_chain = nn.Sequential
+_chain = Sequential
 
 
 class Residual(Beside):
@@ -57,7 +66,7 @@ class Residual(Beside):
         super().__init__(*branches)
         self.conv2d = Conv2d(joined, width, 1)
         self.scale = scale
-        self.relu = ReLU() if activated else nn.Identity()
+        self.relu = ReLU() if activated else Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         outputs: Tensor = self.relu(x + self.scale * self.conv2d(super().forward(x)))
@@ -65,7 +74,7 @@ class Residual(Beside):
 
 
 def _mixed_5b() -> Beside:
-    pool = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+    pool = AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
     return Beside(
         Convolution(192, 96),
         _chain(Convolution(192, 48), Convolution(48, 64, 5)),
@@ -91,7 +100,7 @@ def _mixed_6a() -> Beside:
     return Beside(
         _shrinking(320, 384),
         _chain(Convolution(320, 256), Convolution(256, 256, 3), _shrinking(256, 384)),
-        nn.MaxPool2d(3, stride=2),
+        MaxPool2d(3, stride=2),
     )
 
 
@@ -114,7 +123,7 @@ def _mixed_7a() -> Beside:
         _chain(Convolution(1088, 256), _shrinking(256, 384)),
         _chain(Convolution(1088, 256), _shrinking(256, 288)),
         _chain(Convolution(1088, 256), Convolution(256, 288, 3), _shrinking(288, 320)),
-        nn.MaxPool2d(3, stride=2),
+        MaxPool2d(3, stride=2),
     )
 
 
@@ -146,16 +155,16 @@ class InceptionResNetV2(nn.Module):
         self.conv2d_1a = _shrinking(in_chans, 32)
         self.conv2d_2a = _narrow(32, 32, 3)
         self.conv2d_2b = Convolution(32, 64, 3)
-        self.maxpool_3a = nn.MaxPool2d(3, stride=2)
+        self.maxpool_3a = MaxPool2d(3, stride=2)
         self.conv2d_3b = Convolution(64, 80)
         self.conv2d_4a = _narrow(80, 192, 3)
-        self.maxpool_5a = nn.MaxPool2d(3, stride=2)
+        self.maxpool_5a = MaxPool2d(3, stride=2)
         self.mixed_5b = _mixed_5b()
-        self.repeat = nn.Sequential(*(_block_35() for _ in range(10)))
+        self.repeat = Sequential(*(_block_35() for _ in range(10)))
         self.mixed_6a = _mixed_6a()
-        self.repeat_1 = nn.Sequential(*(_block_17() for _ in range(20)))
+        self.repeat_1 = Sequential(*(_block_17() for _ in range(20)))
         self.mixed_7a = _mixed_7a()
-        self.repeat_2 = nn.Sequential(*(_block_8() for _ in range(9)))
+        self.repeat_2 = Sequential(*(_block_8() for _ in range(9)))
         self.block8 = _block_8(scale=1.0, activated=False)
         self.conv2d_7b = Convolution(2080, 1536)
         self.dropout = Dropout(dropout)

@@ -29,7 +29,7 @@ from torch.nn.functional import avg_pool2d, max_pool2d
 from hubstate.zoo.blocks import Convolution, initialise, normal
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.halving import halving
-from hubstate.zoo.layers import Dropout, Linear
+from hubstate.zoo.layers import Dropout, Linear, MaxPool2d
 from hubstate.zoo.variants import photographs
 
 __all__ = ["InceptionOutputs", "InceptionV3", "inception_v3"]
@@ -195,10 +195,10 @@ class InceptionV3(nn.Module):
         self.Conv2d_1a_3x3 = _shrinking(in_chans, 32)
         self.Conv2d_2a_3x3 = Convolution(32, 32, 3, padded=False)
         self.Conv2d_2b_3x3 = Convolution(32, 64, 3)
-        self.maxpool1 = nn.MaxPool2d(3, stride=2)
+        self.maxpool1 = MaxPool2d(3, stride=2)
         self.Conv2d_3b_1x1 = Convolution(64, 80)
         self.Conv2d_4a_3x3 = Convolution(80, 192, 3, padded=False)
-        self.maxpool2 = nn.MaxPool2d(3, stride=2)
+        self.maxpool2 = MaxPool2d(3, stride=2)
         self.Mixed_5b = Fives(192, pooled=32)
         self.Mixed_5c = Fives(256, pooled=64)
         self.Mixed_5d = Fives(288, pooled=64)

@@ -24,18 +24,18 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import Beside, Convolution
 from hubstate.zoo.builders import register_model
-from hubstate.zoo.layers import Dropout, Linear
+from hubstate.zoo.layers import AvgPool2d, Dropout, Linear, MaxPool2d, Sequential
 from hubstate.zoo.variants import photographs
 
 __all__ = ["InceptionV4", "inception_v4"]
 
 _narrow = partial(Convolution, padded=False)
 _shrinking = partial(Convolution, size=3, stride=2, padded=False)
-_chain = nn.Sequential
+_chain = Sequential
 
 
 def _pooled(inputs: int, outputs: int) -> nn.Sequential:
-    pool = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+    pool = AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
     return _chain(pool, Convolution(inputs, outputs))
 
 
@@ -45,7 +45,7 @@ class PoolBeside(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, pool_first: bool) -> None:
         super().__init__()
         self.pool_first = pool_first
-        self.maxpool = nn.MaxPool2d(3, stride=2)
+        self.maxpool = MaxPool2d(3, stride=2)
         self.conv = _shrinking(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def _reduction_a() -> Beside:
     return Beside(
         _shrinking(384, 384),
         _chain(Convolution(384, 192), Convolution(192, 224, 3), _shrinking(224, 256)),
-        nn.MaxPool2d(3, stride=2),
+        MaxPool2d(3, stride=2),
     )
 
 
@@ -113,7 +113,7 @@ def _reduction_b() -> Beside:
             Convolution(256, 320, (7, 1)),
             _shrinking(320, 320),
         ),
-        nn.MaxPool2d(3, stride=2),
+        MaxPool2d(3, stride=2),
     )
 
 
@@ -156,7 +156,7 @@ class InceptionV4(nn.Module):
 
     def __init__(self, *, num_classes: int, in_chans: int, dropout: float) -> None:
         super().__init__()
-        self.features = nn.Sequential(
+        self.features = Sequential(
             _shrinking(in_chans, 32),
             _narrow(32, 32, 3),
             Convolution(32, 64, 3),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hubstate.values import frozen
 from hubstate.zoo.blocks import Patches, Perceptron, initialise
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import LayerNorm, Linear
+from hubstate.zoo.layers import LayerNorm, Linear, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -84,7 +84,7 @@ class MlpMixer(nn.Module):
         super().__init__()
         self.stem = Patches(in_chans, plan.width, patch=plan.patch, image_size=image_size)
         tokens = self.stem.tokens
-        self.blocks = nn.Sequential(*(Block(plan.width, tokens=tokens) for _ in range(plan.blocks)))
+        self.blocks = Sequential(*(Block(plan.width, tokens=tokens) for _ in range(plan.blocks)))
         self.norm = _norm(plan.width)
         self.head = Linear(plan.width, num_classes)
         initialise(self, linear=nn.init.xavier_uniform_)

@@ -22,9 +22,9 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from hubstate.values import frozen
-from hubstate.zoo.blocks import conv_norm, divisible, he_fan_out, initialise
+from hubstate.zoo.blocks import conv_norm_layers, divisible, he_fan_out, initialise
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import BatchNorm2d, Dropout, Linear
+from hubstate.zoo.layers import BatchNorm2d, Dropout, Linear, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["MNASNet", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"]
@@ -40,7 +40,7 @@ _STAGES = (
 )
 _OUTPUTS = 1280
 # The running statistics move by 0.0003 of the difference each step, as TensorFlow's had.
-_conv_norm = partial(conv_norm, norm=partial(BatchNorm2d, momentum=1 - 0.9997))
+_layers = partial(conv_norm_layers, norm=partial(BatchNorm2d, momentum=1 - 0.9997))
 
 
 @frozen
@@ -59,10 +59,10 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         inner = inputs * expansion
-        self.layers = nn.Sequential(
-            *_conv_norm(inputs, inner, 1),
-            *_conv_norm(inner, inner, size, stride=stride, groups=inner),
-            *_conv_norm(inner, outputs, 1, activation=None),
+        self.layers = Sequential(
+            *_layers(inputs, inner, 1),
+            *_layers(inner, inner, size, stride=stride, groups=inner),
+            *_layers(inner, outputs, 1, activation=None),
         )
         self.shortcut = stride == 1 and inputs == outputs
 
@@ -91,17 +91,17 @@ class MNASNet(nn.Module):
         super().__init__()
         stem, first = divisible(32 * plan.width), divisible(16 * plan.width)
         widths = [first, *(divisible(stage[2] * plan.width) for stage in _STAGES)]
-        self.layers = nn.Sequential(
-            *_conv_norm(in_chans, stem, 3, stride=2),
-            *_conv_norm(stem, stem, 3, groups=stem),
-            *_conv_norm(stem, first, 1, activation=None),
+        self.layers = Sequential(
+            *_layers(in_chans, stem, 3, stride=2),
+            *_layers(stem, stem, 3, groups=stem),
+            *_layers(stem, first, 1, activation=None),
             *(
                 _stage(index, inputs, outputs)
                 for index, (inputs, outputs) in enumerate(pairwise(widths))
             ),
-            *_conv_norm(widths[-1], _OUTPUTS, 1),
+            *_layers(widths[-1], _OUTPUTS, 1),
         )
-        self.classifier = nn.Sequential(Dropout(dropout), Linear(_OUTPUTS, num_classes))
+        self.classifier = Sequential(Dropout(dropout), Linear(_OUTPUTS, num_classes))
         initialise(self, conv=he_fan_out, linear=_uniform)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _stage(index: int, inputs: int, outputs: int) -> nn.Sequential:
     size, expansion, _, blocks, first_stride = _STAGES[index]
     channels = [inputs, *[outputs] * blocks]
     strides = [first_stride, *[1] * (blocks - 1)]
-    return nn.Sequential(
+    return Sequential(
         *(
             InvertedResidual(a, b, size=size, expansion=expansion, stride=stride)
             for (a, b), stride in zip(pairwise(channels), strides, strict=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hubstate.zoo.blocks import conv_norm, divisible, he_fan_out, initialise
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.features import featured
-from hubstate.zoo.layers import Dropout, Linear, ReLU6
+from hubstate.zoo.layers import Dropout, Linear, ReLU6, Sequential
 from hubstate.zoo.variants import photographs
 
 __all__ = ["MobileNetV1", "mobilenet_v1"]
@@ -60,7 +60,7 @@ class MobileNetV1(nn.Module):
         widths = [divisible(channels * width) for channels in (32, *(s[0] for s in _STAGES))]
         self.conv_stem, self.bn1 = conv_norm(in_chans, widths[0], 3, stride=2, activation=None)
         self.relu = ReLU6(inplace=True)
-        self.blocks = nn.Sequential(
+        self.blocks = Sequential(
             *(_stage(i, widths[i], widths[i + 1]) for i in range(len(_STAGES)))
         )
         self.dropout = Dropout(dropout)
@@ -80,7 +80,7 @@ class MobileNetV1(nn.Module):
 
 
 def _stage(index: int, inputs: int, outputs: int) -> nn.Sequential:
-    stage = nn.Sequential(Separable(inputs, outputs, stride=2 if index else 1))
+    stage = Sequential(Separable(inputs, outputs, stride=2 if index else 1))
     for _ in range(1, _STAGES[index][1]):
         stage.append(Separable(outputs, outputs, stride=1))
     return stage

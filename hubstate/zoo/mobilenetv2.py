@@ -18,10 +18,18 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from hubstate.zoo.blocks import conv_norm, divisible, he_fan_out, initialise, normal, relu6
+from hubstate.zoo.blocks import (
+    conv_norm,
+    conv_norm_layers,
+    divisible,
+    he_fan_out,
+    initialise,
+    normal,
+    relu6,
+)
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.features import featured
-from hubstate.zoo.layers import Dropout, Linear
+from hubstate.zoo.layers import Dropout, Linear, Sequential
 from hubstate.zoo.variants import photographs
 
 __all__ = ["MobileNetV2", "mobilenet_v2"]
@@ -45,10 +53,10 @@ class InvertedResidual(nn.Module):
         super().__init__()
         inner = inputs * expansion
         self.shortcut = stride == 1 and inputs == outputs
-        self.conv = nn.Sequential(
+        self.conv = Sequential(
             *([conv_norm(inputs, inner, 1, activation=relu6)] if expansion > 1 else []),
             conv_norm(inner, inner, 3, stride=stride, groups=inner, activation=relu6),
-            *conv_norm(inner, outputs, 1, activation=None),
+            *conv_norm_layers(inner, outputs, 1, activation=None),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,8 +77,8 @@ class MobileNetV2(nn.Module):
     def __init__(self, *, num_classes: int, in_chans: int, width: float, dropout: float) -> None:
         super().__init__()
         outputs = divisible(1280 * max(1.0, width))
-        self.features = nn.Sequential(*_features(in_chans, outputs, width=width))
-        self.classifier = nn.Sequential(Dropout(dropout), Linear(outputs, num_classes))
+        self.features = Sequential(*_features(in_chans, outputs, width=width))
+        self.classifier = Sequential(Dropout(dropout), Linear(outputs, num_classes))
         initialise(self, conv=he_fan_out, linear=normal(0.01))
 
     def forward_features(self, x: Tensor) -> Tensor:

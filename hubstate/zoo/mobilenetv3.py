@@ -32,7 +32,7 @@ from hubstate.zoo.blocks import (
     relu,
 )
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import BatchNorm2d, Dropout, Hardswish, Linear
+from hubstate.zoo.layers import BatchNorm2d, Dropout, Hardsigmoid, Hardswish, Linear, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["MobileNetV3", "mobilenet_v3_large", "mobilenet_v3_small"]
@@ -63,7 +63,7 @@ class InvertedResidual(nn.Module):
         size, inner, outputs, excited, name, stride = row
         activation = _ACTIVATIONS[name]
         layers = [_conv_norm(inputs, inner, 1, activation=activation)] if inner != inputs else []
-        self.block = nn.Sequential(
+        self.block = Sequential(
             *layers,
             _conv_norm(inner, inner, size, stride=stride, groups=inner, activation=activation),
             *([_excitation(inner)] if excited else []),
@@ -90,8 +90,8 @@ class MobileNetV3(nn.Module):
         self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3, dropout: float = 0.2
     ) -> None:
         super().__init__()
-        self.features = nn.Sequential(*_features(plan, in_chans))
-        self.classifier = nn.Sequential(
+        self.features = Sequential(*_features(plan, in_chans))
+        self.classifier = Sequential(
             Linear(6 * plan.rows[-1][2], plan.hidden),
             Hardswish(inplace=True),
             Dropout(dropout),
@@ -120,7 +120,7 @@ def _features(plan: Plan, in_chans: int) -> Iterator[nn.Module]:
 
 
 def _excitation(channels: int) -> SqueezeExcitation:
-    return SqueezeExcitation(channels, divisible(channels / 4), gate=nn.Hardsigmoid)
+    return SqueezeExcitation(channels, divisible(channels / 4), gate=Hardsigmoid)
 
 
 def _variant(name: str, plan: Plan, *, about: str) -> Builder[MobileNetV3]:

@@ -23,7 +23,7 @@ from hubstate.strictjson import Json
 from hubstate.values import frozen
 from hubstate.zoo.blocks import SqueezeExcitation, conv_norm, he_fan_out, initialise, normal
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import Linear, ReLU
+from hubstate.zoo.layers import Linear, ReLU, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -123,7 +123,7 @@ class RegNet(nn.Module):
     def __init__(self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3) -> None:
         super().__init__()
         self.stem = conv_norm(in_chans, _STEM, 3, stride=2)
-        self.trunk_output = nn.Sequential()
+        self.trunk_output = Sequential()
         inputs = _STEM
         for number, (width, blocks) in enumerate(plan.stages(), start=1):
             stage = _stage(f"block{number}", inputs, width, blocks=blocks, plan=plan)
@@ -145,7 +145,7 @@ class RegNet(nn.Module):
 
 
 def _stage(name: str, inputs: int, width: int, *, blocks: int, plan: Plan) -> nn.Sequential:
-    stage = nn.Sequential()
+    stage = Sequential()
     for index in range(blocks):
         block = Block(width if index else inputs, width, stride=1 if index else 2, plan=plan)
         stage.add_module(f"{name}-{index}", block)

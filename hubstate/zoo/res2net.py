@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hubstate.values import frozen
 from hubstate.zoo.blocks import conv_norm, he_fan_out, initialise
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import Linear, ReLU
+from hubstate.zoo.layers import AvgPool2d, Identity, Linear, MaxPool2d, ReLU, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -69,7 +69,7 @@ class Block(nn.Module):
         ]
         self.convs = nn.ModuleList(conv for conv, _ in layers)
         self.bns = nn.ModuleList(norm for _, norm in layers)
-        self.pool = nn.AvgPool2d(3, stride, padding=1) if first else nn.Identity()
+        self.pool = AvgPool2d(3, stride, padding=1) if first else Identity()
         self.conv3, self.bn3 = conv_norm(part * plan.scales, outputs, 1, activation=None)
         self.relu = ReLU(inplace=True)
         self.downsample = (
@@ -104,7 +104,7 @@ class Res2Net(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = conv_norm(in_chans, 64, 7, stride=2, activation=None)
         self.relu = ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = MaxPool2d(3, stride=2, padding=1)
         self.layer1 = _stage(plan, 0, inputs=64)
         self.layer2 = _stage(plan, 1, inputs=64 * _EXPANSION)
         self.layer3 = _stage(plan, 2, inputs=128 * _EXPANSION)
@@ -127,7 +127,7 @@ class Res2Net(nn.Module):
 
 def _stage(plan: Plan, index: int, *, inputs: int) -> nn.Sequential:
     width = 64 * 2**index
-    stage = nn.Sequential(Block(inputs, width, plan=plan, stride=2 if index else 1, first=True))
+    stage = Sequential(Block(inputs, width, plan=plan, stride=2 if index else 1, first=True))
     for _ in range(1, plan.blocks[index]):
         stage.append(Block(width * _EXPANSION, width, plan=plan, stride=1, first=False))
     return stage

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hubstate.values import frozen
 from hubstate.zoo.blocks import Patches, Perceptron, initialise, normal
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import Linear
+from hubstate.zoo.layers import Linear, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["ResMlp", "resmlp_12_224", "resmlp_24_224", "resmlp_36_224", "resmlp_big_24_224"]
@@ -90,7 +90,7 @@ class ResMlp(nn.Module):
         super().__init__()
         self.stem = Patches(in_chans, plan.width, patch=plan.patch, image_size=image_size)
         tokens = self.stem.tokens
-        self.blocks = nn.Sequential(*(Block(plan, tokens=tokens) for _ in range(plan.blocks)))
+        self.blocks = Sequential(*(Block(plan, tokens=tokens) for _ in range(plan.blocks)))
         self.norm = Affine(plan.width)
         self.head = Linear(plan.width, num_classes)
         initialise(self, linear=normal(0.02))

@@ -34,7 +34,16 @@ from hubstate.values import frozen
 from hubstate.zoo.blocks import he_fan_out, initialise
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.features import featured
-from hubstate.zoo.layers import BatchNorm2d, Conv2d, Linear, ReLU
+from hubstate.zoo.layers import (
+    AdaptiveAvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    Identity,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+)
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -161,12 +170,12 @@ class ResNet(nn.Module):
         self.conv1 = _convolution(in_chans, width, 7 if large else 3, stride=2 if large else 1)
         self.bn1 = BatchNorm2d(width)
         self.relu = ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
+        self.maxpool = MaxPool2d(3, stride=2, padding=1) if large else Identity()
         self.layer1 = _stage(plan, 0, inputs=width)
         self.layer2 = _stage(plan, 1, inputs=width * expansion)
         self.layer3 = _stage(plan, 2, inputs=width * expansion * 2)
         self.layer4 = _stage(plan, 3, inputs=width * expansion * 4)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.avgpool = AdaptiveAvgPool2d(1)
         self.fc = Linear(width * expansion * 8, num_classes)
         initialise(self, conv=he_fan_out)
         if zero_init_residual:
@@ -199,7 +208,7 @@ def _shortcut(inputs: int, outputs: int, *, stride: int) -> nn.Sequential | None
     """A projection where the shape changes (option B of He et al. 2015), else nothing."""
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(_convolution(inputs, outputs, 1, stride=stride), BatchNorm2d(outputs))
+    return Sequential(_convolution(inputs, outputs, 1, stride=stride), BatchNorm2d(outputs))
 
 
 def _stage(plan: Plan, index: int, *, inputs: int) -> nn.Sequential:
@@ -208,7 +217,7 @@ def _stage(plan: Plan, index: int, *, inputs: int) -> nn.Sequential:
     blocks = [plan.block(inputs, width, plan=plan, stride=2 if index else 1)]
     for _ in range(1, plan.blocks[index]):
         blocks.append(plan.block(width * plan.block.expansion, width, plan=plan, stride=1))
-    return nn.Sequential(*blocks)
+    return Sequential(*blocks)
 
 
 def _start_as_identity(model: ResNet) -> None:

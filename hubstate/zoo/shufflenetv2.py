@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from hubstate.values import frozen
-from hubstate.zoo.blocks import conv_norm
+from hubstate.zoo.blocks import conv_norm, conv_norm_layers
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import Linear
+from hubstate.zoo.layers import Linear, MaxPool2d, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -56,11 +56,11 @@ class Unit(nn.Module):
         self.split = stride == 1
         half = outputs // 2
         first = half if self.split else inputs
-        self.branch1 = nn.Sequential() if self.split else _second_branch(inputs, half)
-        self.branch2 = nn.Sequential(
-            *conv_norm(first, half, 1),
-            *conv_norm(half, half, 3, stride=stride, groups=half, activation=None),
-            *conv_norm(half, half, 1),
+        self.branch1 = Sequential() if self.split else _second_branch(inputs, half)
+        self.branch2 = Sequential(
+            *conv_norm_layers(first, half, 1),
+            *conv_norm_layers(half, half, 3, stride=stride, groups=half, activation=None),
+            *conv_norm_layers(half, half, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class ShuffleNetV2(nn.Module):
     def __init__(self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3) -> None:
         super().__init__()
         self.conv1 = conv_norm(in_chans, _STEM, 3, stride=2)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = MaxPool2d(3, stride=2, padding=1)
         self.stage2 = _stage(_STEM, plan.widths[0], units=_UNITS[0])
         self.stage3 = _stage(plan.widths[0], plan.widths[1], units=_UNITS[1])
         self.stage4 = _stage(plan.widths[1], plan.widths[2], units=_UNITS[2])
@@ -101,9 +101,9 @@ class ShuffleNetV2(nn.Module):
 
 
 def _second_branch(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        *conv_norm(inputs, inputs, 3, stride=2, groups=inputs, activation=None),
-        *conv_norm(inputs, outputs, 1),
+    return Sequential(
+        *conv_norm_layers(inputs, inputs, 3, stride=2, groups=inputs, activation=None),
+        *conv_norm_layers(inputs, outputs, 1),
     )
 
 
@@ -115,7 +115,7 @@ def _shuffle(x: Tensor) -> Tensor:
 
 def _stage(inputs: int, outputs: int, *, units: int) -> nn.Sequential:
     rest = [Unit(outputs, outputs, stride=1) for _ in range(units - 1)]
-    return nn.Sequential(Unit(inputs, outputs, stride=2), *rest)
+    return Sequential(Unit(inputs, outputs, stride=2), *rest)
 
 
 def _variant(name: str, plan: Plan, *, about: str, resize: int = 256) -> Builder[ShuffleNetV2]:

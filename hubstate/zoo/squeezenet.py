@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hubstate.values import frozen
 from hubstate.zoo.blocks import initialise, normal
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import Conv2d, Dropout, ReLU
+from hubstate.zoo.layers import AdaptiveAvgPool2d, Conv2d, Dropout, MaxPool2d, ReLU, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = ["SqueezeNet", "squeezenet1_0", "squeezenet1_1"]
@@ -71,12 +71,12 @@ class SqueezeNet(nn.Module):
         self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3, dropout: float = 0.5
     ) -> None:
         super().__init__()
-        self.features = nn.Sequential(*_features(plan, in_chans))
-        self.classifier = nn.Sequential(
+        self.features = Sequential(*_features(plan, in_chans))
+        self.classifier = Sequential(
             Dropout(dropout),
             Conv2d(512, num_classes, 1),
             ReLU(inplace=True),
-            nn.AdaptiveAvgPool2d(1),
+            AdaptiveAvgPool2d(1),
         )
         initialise(self.features, conv=nn.init.kaiming_uniform_)
         initialise(self.classifier, conv=normal(0.01))
@@ -98,7 +98,7 @@ def _features(plan: Plan, in_chans: int) -> Iterator[nn.Module]:
     inputs = plan.width
     for index, (squeezed, expanded) in enumerate(_FIRES):
         if index in plan.pools:
-            yield nn.MaxPool2d(3, stride=2, ceil_mode=True)
+            yield MaxPool2d(3, stride=2, ceil_mode=True)
         yield Fire(inputs, squeezed, expanded)
         inputs = 2 * expanded
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from hubstate.values import frozen
 from hubstate.zoo.blocks import DropBranch, Permute, initialise, normal, perceptron
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import Conv2d, LayerNorm, Linear
+from hubstate.zoo.layers import Conv2d, LayerNorm, Linear, Sequential
 from hubstate.zoo.variants import photographs, variant
 from hubstate.zoo.windows import CosineAttention, WindowAttention
 
@@ -108,7 +108,7 @@ class SwinTransformer(nn.Module):
     def __init__(self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3) -> None:
         super().__init__()
         width = plan.width * 2 ** (len(plan.blocks) - 1)
-        self.features = nn.Sequential(*_features(plan, in_chans))
+        self.features = Sequential(*_features(plan, in_chans))
         self.norm = LayerNorm(width)
         self.head = Linear(width, num_classes)
         initialise(self, linear=normal(0.02))
@@ -127,7 +127,7 @@ class SwinTransformer(nn.Module):
 def _features(plan: Plan, in_chans: int) -> Iterator[nn.Module]:
     width, done = plan.width, 0
     patches = Conv2d(in_chans, width, 4, stride=4)
-    yield nn.Sequential(patches, Permute(0, 2, 3, 1), LayerNorm(width))
+    yield Sequential(patches, Permute(0, 2, 3, 1), LayerNorm(width))
     for index, blocks in enumerate(plan.blocks):
         if index:
             yield Merge(width, second=plan.second)
@@ -138,7 +138,7 @@ def _features(plan: Plan, in_chans: int) -> Iterator[nn.Module]:
 
 def _stage(plan: Plan, index: int, *, width: int, done: int) -> nn.Sequential:
     last = sum(plan.blocks) - 1
-    return nn.Sequential(
+    return Sequential(
         *(
             Block(
                 width,

@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 
 from hubstate.zoo.blocks import relu
 from hubstate.zoo.builders import register_model
-from hubstate.zoo.layers import BatchNorm2d, Conv2d
+from hubstate.zoo.layers import BatchNorm2d, Conv2d, MaxPool2d, Sequential
 from hubstate.zoo.variants import photographs
 
 __all__ = ["UNet", "unet"]
@@ -34,7 +34,7 @@ class Twice(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, inner: int | None = None) -> None:
         super().__init__()
         inner = inner or outputs
-        self.double_conv = nn.Sequential(
+        self.double_conv = Sequential(
             Conv2d(inputs, inner, 3, padding=1, bias=False),
             BatchNorm2d(inner),
             relu(),
@@ -53,7 +53,7 @@ class Down(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), Twice(inputs, outputs))
+        self.maxpool_conv = Sequential(MaxPool2d(2), Twice(inputs, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         outputs: Tensor = self.maxpool_conv(x)
@@ -103,7 +103,7 @@ class UNet(nn.Module):
         self.up2 = Up(512, 256 // fewer, bilinear=bilinear)
         self.up3 = Up(256, 128 // fewer, bilinear=bilinear)
         self.up4 = Up(128, 64, bilinear=bilinear)
-        self.outc = nn.Sequential()
+        self.outc = Sequential()
         self.outc.add_module("conv", Conv2d(64, num_classes, 1))
 
     def forward_features(self, x: Tensor) -> Tensor:

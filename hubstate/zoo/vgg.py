@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from hubstate.values import frozen
 from hubstate.zoo.blocks import he_fan_out, initialise, normal
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import BatchNorm2d, Conv2d, Dropout, Linear, ReLU
+from hubstate.zoo.layers import (
+    AdaptiveAvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    Dropout,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+)
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -62,9 +71,9 @@ class VGG(nn.Module):
         self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3, dropout: float = 0.5
     ) -> None:
         super().__init__()
-        self.features = nn.Sequential(*_features(plan, in_chans))
-        self.avgpool = nn.AdaptiveAvgPool2d(7)
-        self.classifier = nn.Sequential(
+        self.features = Sequential(*_features(plan, in_chans))
+        self.avgpool = AdaptiveAvgPool2d(7)
+        self.classifier = Sequential(
             Linear(512 * 7 * 7, 4096),
             ReLU(inplace=True),
             Dropout(dropout),
@@ -96,7 +105,7 @@ def _features(plan: Plan, in_chans: int) -> Iterator[nn.Module]:
                 yield BatchNorm2d(width)
             yield ReLU(inplace=True)
             inputs = width
-        yield nn.MaxPool2d(2, stride=2)
+        yield MaxPool2d(2, stride=2)
 
 
 def _variant(name: str, plan: Plan, *, about: str) -> Builder[VGG]:

@@ -33,7 +33,7 @@ from hubstate.strictjson import Json
 from hubstate.values import frozen
 from hubstate.zoo.blocks import initialise, perceptron
 from hubstate.zoo.builders import Builder
-from hubstate.zoo.layers import Conv2d, Dropout, LayerNorm, Linear
+from hubstate.zoo.layers import Conv2d, Dropout, LayerNorm, Linear, Sequential
 from hubstate.zoo.variants import photographs, variant
 
 __all__ = [
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
         self.pos_embedding = nn.Parameter(torch.empty(1, tokens, plan.width))
         nn.init.normal_(self.pos_embedding, std=0.02)
         self.dropout = Dropout(dropout)
-        self.layers = nn.Sequential()
+        self.layers = Sequential()
         for index in range(plan.layers):
             self.layers.add_module(f"encoder_layer_{index}", Layer(plan, dropout=dropout))
         self.ln = _norm(plan.width)
@@ -139,7 +139,7 @@ class VisionTransformer(nn.Module):
         self.conv_proj = Conv2d(in_chans, plan.width, plan.patch, stride=plan.patch)
         tokens = 1 + (image_size // plan.patch) ** 2
         self.encoder = Encoder(plan, tokens=tokens, dropout=dropout)
-        self.heads = nn.Sequential()
+        self.heads = Sequential()
         self.heads.add_module("head", Linear(plan.width, num_classes))
         self._initialise(inputs=in_chans * plan.patch**2)
 

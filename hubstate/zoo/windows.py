@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, pad
 
-from hubstate.zoo.layers import Linear, ReLU
+from hubstate.zoo.layers import Linear, ReLU, Sequential
 
 __all__ = ["CosineAttention", "WindowAttention"]
 
@@ -132,7 +132,7 @@ class CosineAttention(WindowAttention):
 
     def __init__(self, width: int, *, heads: int, window: int, shift: int) -> None:
         super().__init__(width, heads=heads, window=window, shift=shift)
-        self.cpb_mlp = nn.Sequential(
+        self.cpb_mlp = Sequential(
             Linear(2, 512), ReLU(inplace=True), Linear(512, heads, bias=False)
         )
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hubstate.zoo.blocks import he_fan_out, initialise
 from hubstate.zoo.builders import register_model
-from hubstate.zoo.layers import BatchNorm2d, Conv2d, Dropout, Linear, ReLU
+from hubstate.zoo.layers import BatchNorm2d, Conv2d, Dropout, Linear, MaxPool2d, ReLU, Sequential
 from hubstate.zoo.variants import photographs
 
 __all__ = ["Xception", "xception"]
@@ -55,7 +55,7 @@ class Block(nn.Module):
         first, last = widths[0], widths[-1]
         self.skip = Conv2d(first, last, 1, stride=2, bias=False) if halved else None
         self.skipbn = BatchNorm2d(last) if halved else None
-        self.rep = nn.Sequential(*_layers(widths, halved=halved, activated=activated))
+        self.rep = Sequential(*_layers(widths, halved=halved, activated=activated))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
@@ -119,7 +119,7 @@ def _layers(widths: tuple[int, ...], *, halved: bool, activated: bool) -> Iterat
         yield Separable(inputs, outputs)
         yield BatchNorm2d(outputs)
     if halved:
-        yield nn.MaxPool2d(3, stride=2, padding=1)
+        yield MaxPool2d(3, stride=2, padding=1)
 
 
 _HALF = (0.5, 0.5, 0.5)
