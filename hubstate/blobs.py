@@ -14,6 +14,7 @@ Nothing here takes a lock, so a killed writer holds nobody up, and it works on N
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import io
 import os
@@ -41,7 +42,7 @@ __all__ = [
     "make_folders",
     "opened",
     "reachable",
-    "sync_folder",
+    "sync",
     "write_file",
 ]
 
@@ -85,28 +86,30 @@ def describe_error(error: OSError) -> str:
     return f"{error.strerror or error}{where}"
 
 
-def make_folders(folder: Path) -> None:
-    """Create a folder and those above it, so that they are there after a power cut."""
-    if folder.is_dir():
+def make_folders(folder: Path, *, durable: bool = True) -> None:
+    """Create a folder and those above it; if durable, they are there after a power cut."""
+    if os.path.isdir(folder):  # noqa: PTH112 - it mostly is, and this is the quick way to know
         return
-    make_folders(folder.parent)
+    make_folders(folder.parent, durable=durable)
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-        sync_folder(folder.parent)
+        if durable:
+            sync(folder.parent)
 
 
 def listed(folder: Path, pattern: str) -> list[Path]:
     """What is in a folder, by a pattern of names; nothing if it goes away at that moment."""
     try:
-        return sorted(folder.glob(pattern))
+        names = os.listdir(folder)  # noqa: PTH208 - most are empty, and Path.glob is slow to see
     except OSError:
         return []
+    return [folder / name for name in sorted(fnmatch.filter(names, pattern))]
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder reach the disk, where the file system can do that."""
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, reach the disk, where the file system can do that."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         try:
             os.fsync(descriptor)
         finally:
@@ -114,13 +117,13 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _temporary(folder: Path, *, mode: int) -> Iterator[tuple[Path, int]]:
+def _temporary(folder: Path, *, mode: int, durable: bool) -> Iterator[tuple[Path, int]]:
     """A new file of this process alone, opened for writing; it is gone afterwards.
 
     The mode is given at creation, so that the kernel applies the umask: asking for the umask
     means changing it, and that is not safe among threads.
     """
-    make_folders(folder)
+    make_folders(folder, durable=durable)
     path = folder / f"{os.getpid()}-{os.urandom(8).hex()}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags, mode)
@@ -134,18 +137,21 @@ def _temporary(folder: Path, *, mode: int) -> Iterator[tuple[Path, int]]:
 def write_file(
     path: Path, data: bytes, *, temporaries: Path, mode: int = 0o666, durable: bool = True
 ) -> None:
-    """Write a small file so that readers see the old one or the new one, whole."""
-    with _temporary(temporaries, mode=mode) as (temporary, descriptor):
+    """Write a small file so that readers see the old one or the new one, whole.
+
+    One that is not durable may be lost, or empty, after a power cut.
+    """
+    with _temporary(temporaries, mode=mode, durable=durable) as (temporary, descriptor):
         _write(descriptor, data, durable=durable)
-        make_folders(path.parent)
+        make_folders(path.parent, durable=durable)
         os.replace(temporary, path)
     if durable:
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def link_once(path: Path, data: bytes, *, temporaries: Path) -> bool:
     """Write a small file that must not exist yet; exactly one of several writers gets True."""
-    with _temporary(temporaries, mode=0o444) as (temporary, descriptor):
+    with _temporary(temporaries, mode=0o444, durable=True) as (temporary, descriptor):
         _write(descriptor, data, durable=True)
         make_folders(path.parent)
         try:
@@ -154,7 +160,7 @@ def link_once(path: Path, data: bytes, *, temporaries: Path) -> bool:
             # An NFS server may have made the link and its answer got lost; then the retry
             # finds it there. The link count tells: open(2), on O_EXCL.
             return temporary.stat().st_nlink == 2
-        sync_folder(path.parent)
+        sync(path.parent)
     return True
 
 
@@ -191,27 +197,32 @@ class Blobs:
         info: FileInfo,
         what: str,
         replace: bool = True,
+        durable: bool = True,
         progress: Callable[[int], object] | None = None,
     ) -> tuple[Digest, os.stat_result]:
         """Store what a stream holds, hashing it as it comes; all of it, or nothing.
 
         A blob that is there already, with the right size, is left alone if ``replace`` is
-        false; its time is set to now, which keeps it from being swept as unused.
+        false; its time is set to now, which keeps it from being swept as unused. One that is not
+        durable may hold anything after a power cut, or be gone.
 
         Raises:
             DigestMismatch: it has another size or digest than ``info`` states.
             OSError: the stream cannot be read, or the folder not written.
         """
-        with _temporary(self.temporaries, mode=0o444) as (temporary, descriptor):
+        temporary_file = _temporary(self.temporaries, mode=0o444, durable=durable)
+        with temporary_file as (temporary, descriptor):
             digest, size = _copy(stream, descriptor, limit=info.size, progress=progress)
             check_info(info, FileInfo(size=size, digest=digest), what=what)
             path = self.path(digest)
             if not replace and (kept := _touch(path, size)):
                 return digest, kept
-            os.fsync(descriptor)
-            make_folders(path.parent)
+            if durable:
+                os.fsync(descriptor)
+            make_folders(path.parent, durable=durable)
             os.replace(temporary, path)
-            sync_folder(path.parent)
+            if durable:
+                sync(path.parent)
             return digest, os.fstat(descriptor)
 
     def adopt(self, path: Path) -> tuple[Digest, os.stat_result]:
@@ -230,7 +241,7 @@ class Blobs:
         os.utime(path)  # so that it is not swept as unused
         make_folders(place.parent)
         os.replace(path, place)
-        sync_folder(place.parent)
+        sync(place.parent)
         return digest, place.stat()
 
     def discard_temporaries(self, *, age: float = DAY, dry_run: bool = False) -> list[Path]:

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from hubstate.blobs import Blobs, FileInfo
-from hubstate.cache import Cache, entries, prune, remove, total_size, verify
+from hubstate.cache import Cache, entries, layers, prune, remove, total_size, verify
+from hubstate.cache.receipts import UNRECEIPTED
 from hubstate.digest import Digest
 from hubstate.endpoints import Commit
 from hubstate.errors import DigestMismatch, RevisionNotFound, Unreachable
@@ -31,6 +32,10 @@ ENDPOINT = "http://127.0.0.1:1"
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     return Cache([tmp_path / "cache"])
+
+
+LARGE = b"abc" * UNRECEIPTED
+OTHER = b"abd" * UNRECEIPTED
 
 
 def store(cache: Cache, data: bytes) -> tuple[Path, Digest]:
@@ -198,9 +203,9 @@ def test_many_writers_of_the_same_and_of_other_content_do_not_fail(cache: Cache)
 
 
 def test_a_blob_with_a_receipt_is_not_hashed_again(cache: Cache) -> None:
-    path, digest = store(cache, b"abc")
+    path, digest = store(cache, LARGE)
     before = path.stat()
-    damage(path, b"abd")
+    damage(path, OTHER)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     # Same size, time and inode: only re-hashing could tell, and a warm hit does not do that …
     assert cache.find(digest).path == path
@@ -209,9 +214,9 @@ def test_a_blob_with_a_receipt_is_not_hashed_again(cache: Cache) -> None:
 
 
 def test_a_changed_blob_is_hashed_and_dropped(cache: Cache) -> None:
-    path, digest = store(cache, b"abc")
+    path, digest = store(cache, LARGE)
     time.sleep(0.01)
-    damage(path, b"abd")
+    damage(path, OTHER)
     found = cache.find(digest)
     assert found.path is None
     assert found.damaged == (path,)
@@ -219,15 +224,15 @@ def test_a_changed_blob_is_hashed_and_dropped(cache: Cache) -> None:
 
 
 def test_a_truncated_blob_is_dropped(cache: Cache) -> None:
-    path, digest = store(cache, b"abc")
-    damage(path, b"ab")
-    assert cache.find(digest, size=3).damaged == (path,)
+    path, digest = store(cache, LARGE)
+    damage(path, LARGE[:-1])
+    assert cache.find(digest, size=len(LARGE)).damaged == (path,)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("state", ["missing", "torn", "other"])
 def test_a_blob_without_its_receipt_is_hashed_once(cache: Cache, state: str) -> None:
-    path, digest = store(cache, b"abc")
+    path, digest = store(cache, LARGE)
     (receipt,) = (cache.folders[0] / "receipts").rglob(digest.hex)
     whole = receipt.read_bytes()
     if state == "missing":
@@ -239,13 +244,36 @@ def test_a_blob_without_its_receipt_is_hashed_once(cache: Cache, state: str) -> 
 
 
 def test_a_copied_cache_is_hashed_once_and_then_trusted(cache: Cache, tmp_path: Path) -> None:
-    _, digest = store(cache, b"abc")
+    _, digest = store(cache, LARGE)
     shutil.copytree(cache.folders[0], tmp_path / "copy")
     copy = Cache([tmp_path / "copy"])
     path = copy.find(digest).path
     assert path
     receipt = next((tmp_path / "copy" / "receipts").rglob(digest.hex))
     assert json.loads(receipt.read_bytes())["inode"] == path.stat().st_ino
+
+
+def test_a_small_blob_is_hashed_each_time_and_needs_no_receipt(cache: Cache) -> None:
+    path, digest = store(cache, b"abc")
+    assert files_below(cache.folders[0]) == {"CACHEDIR.TAG", f"blobs/sha256/ba/{digest.hex}"}
+    before = path.stat()
+    damage(path, b"abd")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert cache.find(digest).damaged == (path,)
+    assert not path.exists()
+
+
+def test_a_receipt_is_not_written_before_the_bytes_have_reached_the_disk(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_size)
+    )
+    monkeypatch.setattr(layers, "write_receipt", lambda *_, **__: flushed.append(-1))
+    store(cache, LARGE)
+    assert -1 in flushed
+    assert len(LARGE) in flushed[: flushed.index(-1)]
 
 
 # Layers
@@ -320,7 +348,7 @@ except Unreachable as error:
 
 def test_the_receipt_of_a_blob_below_is_kept_above(open_folder: Path) -> None:
     lower, upper = open_folder / "lower", open_folder / "upper"
-    path, digest = store(Cache([lower]), b"abc")
+    path, digest = store(Cache([lower]), LARGE)
     shutil.rmtree(lower / "receipts")
     upper.mkdir(mode=0o777)
     upper.chmod(0o777)
@@ -332,7 +360,7 @@ def test_the_receipt_of_a_blob_below_is_kept_above(open_folder: Path) -> None:
         assert "below-" in str(receipt)
         # It is believed: a hash would now find that the content is another.
         status = path.stat()
-        damage(path, b"abd")
+        damage(path, OTHER)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         assert as_reader(LOOK, digest.hex, lower, upper) == f"{upper} {path}"
     finally:

@@ -353,11 +353,11 @@ def test_the_search_ends_where_it_would_cost_more_than_it_saves(
     monkeypatch.setattr(donors, "_read", counted)
     [near] = [known.commit for known in Releases(Cache().folders[0]).all()][-1:]
     absent = Chunk(0, 4 << 20, Digest.of(b"nowhere"))
-    assert donors.find_chunks(Cache(), [absent], near=near) == {}
+    assert donors.find_chunks(Cache(), [absent], near=[near]) == {}
     assert 1 << 20 <= sum(read) <= (1 << 20) + 250_000
     read.clear()
     blob(base).unlink()  # the manifests alone are of no use
-    assert donors.find_chunks(Cache(), [absent], near=near) == {}
+    assert donors.find_chunks(Cache(), [absent], near=[near]) == {}
     assert read == []
 
 

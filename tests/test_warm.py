@@ -232,6 +232,7 @@ def test_filters_of_both_kinds_at_once_are_refused(hub: Hub, run: Any) -> None:
 
 
 def test_a_check_asks_nobody_and_finds_every_kind_of_damage(hub: Hub, run: Any) -> None:
+    hub.files.update(release_of(Toy(2000, 64)))
     lock("org/name")
     code, out, _ = run("warm", "--check")
     assert (code, "is not in the cache" in out) == (6, True)

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from hubstate.blobs import reachable, sync_folder
+from hubstate.blobs import reachable, sync
 from hubstate.bundle.layout import blobs_of, describe
 from hubstate.bundle.tar import TarWriter
 from hubstate.cache import Cache
@@ -65,7 +65,7 @@ def export_bundle(
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
-            sync_folder(target.parent)
+            sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
     return Exported(

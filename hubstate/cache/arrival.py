@@ -177,6 +177,7 @@ class Arrival:
             tiles=(tile(record) if record else None) or _unsealed(header),
             identity=self._identity,
             commit=source.commit,
+            batch=source.batch,
             read=lambda start, stop: source.endpoint.read(
                 source.commit, self.name, start=start, stop=None if stop == size else stop
             ),

@@ -40,13 +40,15 @@ _SHARE = 8  # missing bytes, which take longer than searching one byte of a mani
 _RECORDS, _BYTES = 64, 1 << 20  # that are always looked at
 
 
-def find_chunks(cache: Cache, chunks: Iterable[Chunk], *, near: Commit) -> dict[Digest, Place]:
+def find_chunks(
+    cache: Cache, chunks: Iterable[Chunk], *, near: Sequence[Commit]
+) -> dict[Digest, Place]:
     """Where chunks are to be had, by their digests; each is to be hashed once it was copied.
 
     Args:
         cache: all of its folders are searched.
         chunks: whose digests are known.
-        near: the commit that they are of.
+        near: the commits that they are of; these are not searched.
     """
     missing = {chunk.digest.hex.encode(): chunk.size for chunk in chunks if chunk.digest}
     found: dict[Digest, Place] = {}
@@ -63,12 +65,18 @@ def find_chunks(cache: Cache, chunks: Iterable[Chunk], *, near: Commit) -> dict[
     return found
 
 
-def _manifests(cache: Cache, near: Commit, *, limit: int) -> Iterator[bytes]:
+def _manifests(cache: Cache, near: Sequence[Commit], *, limit: int) -> Iterator[bytes]:
     """Manifests that the cache has; those of releases of like size are likely to share more."""
-    seen, parts = {near.manifest}, partial_digests(cache.folders)
-    for repo in (near.repo, "*/*"):
-        commits = [c for folder in cache.folders for c in Releases(folder).newest(limit, repo=repo)]
-        for commit in sorted(commits, key=lambda commit: abs(commit.size - near.size)):
+    seen, parts = {commit.manifest for commit in near}, partial_digests(cache.folders)
+    sizes, several = {commit.size for commit in near}, len(near) > 1
+    without = {commit.id for commit in near} if several else set()
+    for repo in ("*/*",) if several else (near[0].repo, "*/*"):
+        commits = [
+            commit
+            for folder in cache.folders
+            for commit in Releases(folder).newest(limit, repo=repo, without=without)
+        ]
+        for commit in sorted(commits, key=lambda c: min(abs(c.size - size) for size in sizes)):
             if not commit.manifest or commit.manifest in seen:
                 continue
             seen.add(commit.manifest)

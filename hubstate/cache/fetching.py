@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hubstate.blobs import Blobs, make_folders, reachable
 from hubstate.cache.layers import Cache
@@ -33,6 +34,9 @@ from hubstate.transport.chunks import Chunk, Range, bridge, cut, is_covered, sea
 from hubstate.transport.engine import Read, transfer
 from hubstate.transport.part import Part, adopt_run, room_of, runs_in, start_run
 from hubstate.values import frozen
+
+if TYPE_CHECKING:
+    from hubstate.cache.batch import Batch
 
 __all__ = ["Remote", "Traffic", "fetch_ranges", "fetch_whole", "find_ranges"]
 
@@ -56,6 +60,8 @@ class Remote:
     commit: Commit
     """That it is of."""
     read: Read
+    batch: Batch | None = None
+    """The files that are fetched at the same time, whose names reach the disk together."""
 
     @property
     def sealed(self) -> bool:
@@ -168,9 +174,9 @@ def _begin(place: Path) -> Part:
     """A run in a folder, which whoever leaves it empty removes, maybe at this moment."""
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError):
-            make_folders(place)
+            make_folders(place, durable=False)
             return _adopt(place)
-    make_folders(place)
+    make_folders(place, durable=False)
     return _adopt(place)
 
 
@@ -223,9 +229,11 @@ def _reuse(
     """Copy chunks that are elsewhere in the cache, but for small ones between missing ones."""
     if _size(missing) < _LEAST:
         return 0
-    from hubstate.cache.donors import find_chunks
+    places = remote.batch.donors(remote.digest) if remote.batch else None
+    if places is None:
+        from hubstate.cache.donors import find_chunks
 
-    places = find_chunks(cache, missing, near=remote.commit)
+        places = find_chunks(cache, missing, near=[remote.commit])
     rest = {chunk for chunk in missing if chunk.digest not in places}
     along = set(bridge(missing, rest))
     copies: dict[Path, list[tuple[Chunk, int]]] = {}
@@ -240,7 +248,15 @@ def _download(
     remote: Remote, part: Part, chunks: Sequence[Chunk], copied: int, progress: Hook
 ) -> int:
     part.reserve(remote.size, union((chunk.start, chunk.stop) for chunk in chunks))
-    transfer(remote.read, chunks, part, what=remote.what, unflushed=copied, progress=progress)
+    transfer(
+        remote.read,
+        chunks,
+        part,
+        what=remote.what,
+        pace=remote.batch.pace(chunks) if remote.batch else None,
+        unflushed=copied,
+        progress=progress,
+    )
     return _size(chunks)
 
 
@@ -276,8 +292,9 @@ def _finish(folder: Path, remote: Remote, part: Part) -> Path:
     if digest is None or remote.digest not in (None, digest):
         raise DigestMismatch(f"{remote.what}: expected {remote.digest}, found {digest}")
     path = Blobs(folder).path(digest)
-    make_folders(path.parent)
-    write_receipt(folder, folder, digest, status=part.move(path), seal=remote.seal)
+    make_folders(path.parent, durable=False)
+    status = part.move(path, durable=remote.batch is None)
+    write_receipt(folder, folder, digest, status=status, seal=remote.seal)
     Partials(folder, remote.key).supersede(path, None, digest=digest)
     part.discard()
     return path

@@ -21,13 +21,13 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from hubstate import settings
-from hubstate.blobs import Blobs, FileInfo, Stream, make_folders, reachable, write_file
-from hubstate.cache.receipts import drop_receipt, has_receipt, write_receipt
+from hubstate.blobs import Blobs, FileInfo, Stream, make_folders, reachable, sync, write_file
+from hubstate.cache.receipts import UNRECEIPTED, drop_receipt, has_receipt, write_receipt
 from hubstate.cache.releases import KnownRelease, Releases, merge_digests
 from hubstate.digest import Digest, hash_file
 from hubstate.endpoints.base import Commit
@@ -40,6 +40,7 @@ __all__ = ["Cache", "Found", "can_write"]
 _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # A cache of hubstate. `hubstate cache prune` makes it smaller.
 """
+_FLUSHES = 8  # at one time
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +67,7 @@ class Cache:
     def __init__(self, folders: Sequence[Path] | None = None) -> None:
         given = settings.cache_folders() if folders is None else folders
         self.folders = tuple(Path(os.path.abspath(folder)) for folder in given)  # noqa: PTH100
+        self._tidied = False
 
     @cached_property
     def writable(self) -> Path | None:
@@ -81,8 +83,8 @@ class Cache:
     ) -> Found:
         """A blob whose content is known to be right; one that is not is dropped where it can be.
 
-        A blob with a receipt is not hashed, one without is hashed once. For ``seal``, see
-        :mod:`hubstate.cache.receipts`.
+        A blob with a receipt is not hashed, one without is hashed once, and a small one, which
+        never has a receipt, each time. For ``seal``, see :mod:`hubstate.cache.receipts`.
         """
         damaged: list[Path] = []
         for folder in self.folders:
@@ -109,6 +111,8 @@ class Cache:
     ) -> bool:
         if size is not None and status.st_size != size:
             return False
+        if status.st_size < UNRECEIPTED:
+            return Digest.of(path.read_bytes()) == digest
         keepers = [folder] if self.writable in (folder, None) else [folder, self.writable]
         for keeper in filter(None, keepers):
             if has_receipt(keeper, folder, digest, status=status, seal=seal):
@@ -128,7 +132,8 @@ class Cache:
         if hash_file(path, progress=progress) != digest:
             return False
         # A folder that is not the one to be written may still be writable: its own is better.
-        if keeper := folder if can_write(folder) else self.writable:
+        keeper = folder if can_write(folder) else self.writable
+        if keeper and status.st_size >= UNRECEIPTED:
             write_receipt(keeper, folder, digest, status=status)
         return True
 
@@ -160,11 +165,21 @@ class Cache:
         folder = self.ready(info.size or 0, what)
         blobs = Blobs(folder)
         with reachable(f"{what}: cannot be written to the cache {folder}"):
-            blobs.discard_temporaries()
+            self._discard_temporaries(blobs)
             source = stream if isinstance(stream, io.FileIO) else _Guarded(stream, what)
-            digest, status = blobs.add(source, info=info, what=what, progress=progress)
-        write_receipt(folder, folder, digest, status=status)
+            durable = info.size is None or info.size >= UNRECEIPTED
+            digest, status = blobs.add(
+                source, info=info, what=what, durable=durable, progress=progress
+            )
+        if status.st_size >= UNRECEIPTED:
+            write_receipt(folder, folder, digest, status=status)
         return blobs.path(digest), digest
+
+    def _discard_temporaries(self, blobs: Blobs) -> None:
+        """Look for what killed writers left behind, once."""
+        if not self._tidied:
+            self._tidied = True
+            blobs.discard_temporaries()
 
     def ready(self, size: int, what: str) -> Path:
         """The folder that is written to, once it is there and has room for so many bytes.
@@ -180,9 +195,9 @@ class Cache:
                 f"{places}. Name one that can be in HUBSTATE_CACHE"
             )
         with reachable(f"cache folder {folder}"):
-            make_folders(folder)
+            make_folders(folder, durable=False)
             tag = folder / "CACHEDIR.TAG"
-            if not tag.exists():
+            if not os.path.exists(tag):  # noqa: PTH110 - half the time
                 write_file(tag, _TAG, temporaries=folder / "tmp", durable=False)
             room = os.statvfs(folder)
         if room.f_bavail * room.f_frsize < size:
@@ -209,6 +224,22 @@ class Cache:
             with contextlib.suppress(OSError):
                 Releases(self.writable).record(endpoint, reference, commit)
         return commit
+
+    def records(self, endpoint: str, reference: Reference, commit: Commit) -> tuple[Path, ...]:
+        """The files that say what a reference means, where something can be written."""
+        folder = self.writable
+        return Releases(folder).records(endpoint, reference, commit) if folder else ()
+
+    def settle(self, paths: Iterable[Path]) -> None:
+        """Have files reach the disk that were written without waiting for it.
+
+        They are asked for together, since the disk then takes hardly longer than for one.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_FLUSHES) as pool:
+            for _ in pool.map(sync, set(paths)):
+                pass
 
     def learn(self, endpoint: str, reference: Reference, commit: Commit) -> None:
         """Remember the digests of files that were measured, where something can be written."""

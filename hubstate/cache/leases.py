@@ -104,14 +104,11 @@ def _lease(path: Path) -> Iterator[bool]:
         _log.info("%s cannot be written, and nobody will wait: %s", path, error)
         yield True
         return
-    stop = threading.Event()
-    beat = threading.Thread(target=_keep_touching, args=(path, descriptor, stop), daemon=True)
-    beat.start()
+    _pulse.begin(descriptor, path)
     try:
         yield True
     finally:
-        stop.set()
-        beat.join()
+        _pulse.end(descriptor)
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 path.unlink()
@@ -136,10 +133,41 @@ def _create(path: Path) -> int:
     return descriptor
 
 
-def _keep_touching(path: Path, descriptor: int, stop: threading.Event) -> None:
-    while not stop.wait(_BEAT):
-        with contextlib.suppress(OSError):  # on NFS, once somebody else has taken it away
-            os.utime(descriptor if os.utime in os.supports_fd else path)
+class _Pulse:
+    """One thread that touches every lease of this process, as long as there is any."""
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._held: dict[int, Path] = {}
+        self._thread: threading.Thread | None = None
+
+    def begin(self, descriptor: int, path: Path) -> None:
+        with self._change:
+            if not self._held:
+                self._change.notify()
+            self._held[descriptor] = path
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._beat, daemon=True)
+                self._thread.start()
+
+    def end(self, descriptor: int) -> None:
+        """Afterwards the descriptor may be closed, and mean another file."""
+        with self._change:
+            self._held.pop(descriptor, None)
+
+    def _beat(self) -> None:
+        with self._change:
+            while self._held:  # looked at once a beat, so that short leases share one thread
+                self._change.wait(_BEAT)
+                for descriptor, path in self._held.items():
+                    with contextlib.suppress(OSError):  # on NFS, once somebody has taken it away
+                        os.utime(descriptor if os.utime in os.supports_fd else path)
+            self._thread = None
+
+
+_pulse = _Pulse()
+if hasattr(os, "register_at_fork"):  # a child has neither the thread nor the leases
+    os.register_at_fork(after_in_child=_pulse.__init__)  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)

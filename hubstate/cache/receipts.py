@@ -14,6 +14,9 @@ digests of a manifest: it is the digest of all those digests, and the receipt ho
 comes with the same. Others hash the blob once. Otherwise a manifest that states one file's digest
 and another file's chunks could put the other file in the place of the first, for everybody.
 
+Small blobs have none: hashing one takes no longer than reading its receipt. Therefore they need not
+wait for the disk either, as others do before a receipt vouches for them.
+
 A receipt holds while the blob's size, time of change and inode are what they were when its
 content was verified. A lost or torn receipt costs one hashing and nothing else, so that it is
 written without waiting for the disk.
@@ -31,7 +34,10 @@ from pathlib import Path
 from hubstate.blobs import write_file
 from hubstate.digest import Digest
 
-__all__ = ["drop_receipt", "facts_of", "has_receipt", "write_receipt"]
+UNRECEIPTED = 32 << 10
+"""Bytes from which on a blob has a receipt."""
+
+__all__ = ["UNRECEIPTED", "drop_receipt", "facts_of", "has_receipt", "write_receipt"]
 
 
 def has_receipt(

@@ -8,6 +8,9 @@
         ├── commits/<40 hex>.json         the files of a commit, with their sizes and digests
         └── revisions/<quoted>.json       {"commit": "<40 hex>", "resolved": "<date>", …};
                                           the file's time is that of the last use
+
+A record is written without waiting for the disk: one that a power cut has torn counts as absent,
+and costs asking again.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -109,10 +112,16 @@ class Releases:
                 for path in sorted(mark.parent.glob("*/*")):
                     yield from self._known(endpoint, _repo(path))
 
-    def newest(self, limit: int, *, repo: str = "*/*") -> list[Commit]:
-        """The commits of all registries, or of one repository, that were recorded last."""
+    def newest(
+        self, limit: int, *, repo: str = "*/*", without: Collection[str] = ()
+    ) -> list[Commit]:
+        """The commits of all registries, or of one repository, that were recorded last.
+
+        ``without``: the ids of commits that are left out.
+        """
         name = repo if "/" in repo else f"_/{repo}"
-        paths = (self.folder / "endpoints").glob(f"*/{name}/commits/*.json")
+        listed = (self.folder / "endpoints").glob(f"*/{name}/commits/*.json")
+        paths = (path for path in listed if path.stem not in without)
         found: list[Commit] = []
         for path in sorted(paths, key=_written, reverse=True)[:limit]:
             with contextlib.suppress(OSError, Damaged):
@@ -130,10 +139,11 @@ class Releases:
         """
         mark = self._endpoint(endpoint) / "endpoint.json"
         if not mark.exists():
-            self._write(mark, {"name": endpoint})
+            self._write(mark, dump_record({"name": endpoint}))
         self._record_commit(endpoint, commit)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._write(self._revision(endpoint, reference), {"commit": commit.id, "resolved": now})
+        record = dump_record({"commit": commit.id, "resolved": now})
+        self._write(self._revision(endpoint, reference), record)
 
     def learn(self, endpoint: str, reference: Reference, commit: Commit) -> None:
         """Remember digests of a commit; what the reference means stays as it was recorded.
@@ -154,11 +164,18 @@ class Releases:
                 known = self._commit(endpoint, commit.repo, commit.id)
             merged = merge_digests(commit, known)
             if merged != known:
-                path = self._repo(endpoint, commit.repo) / "commits" / f"{commit.id}.json"
-                write_file(path, dump_commit(merged), temporaries=self.folder / "tmp")
+                path = self._commit_record(endpoint, commit)
+                self._write(path, dump_commit(merged))
 
-    def _write(self, path: Path, record: dict[str, object]) -> None:
-        write_file(path, dump_record(record), temporaries=self.folder / "tmp")
+    def _write(self, path: Path, data: bytes) -> None:
+        write_file(path, data, temporaries=self.folder / "tmp", durable=False)
+
+    def records(self, endpoint: str, reference: Reference, commit: Commit) -> tuple[Path, Path]:
+        """Where it is recorded what a reference means, and which files the commit has."""
+        return self._revision(endpoint, reference), self._commit_record(endpoint, commit)
+
+    def _commit_record(self, endpoint: str, commit: Commit) -> Path:
+        return self._repo(endpoint, commit.repo) / "commits" / f"{commit.id}.json"
 
     @staticmethod
     def touch(known: KnownRelease) -> None:

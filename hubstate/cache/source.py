@@ -25,6 +25,7 @@ from hubstate.values import frozen
 
 if TYPE_CHECKING:
     from hubstate.cache.arrival import Arrival
+    from hubstate.cache.batch import Batch
     from hubstate.cache.fetching import Traffic
 
 __all__ = ["Source", "offline_error"]
@@ -47,6 +48,8 @@ class Source:
     """Where the bytes of each file came from that was fetched."""
     headers: dict[str, Header] = field(default_factory=dict)
     """What the header of each weights file says, once it was read."""
+    batch: Batch | None = None
+    """Files of other releases that are fetched at the same time."""
 
     @property
     def where(self) -> str:

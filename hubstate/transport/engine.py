@@ -96,6 +96,16 @@ class _Transfer:
         self._stopped = False
 
     def run(self, pace: Pace) -> None:
+        if pace.connections == pace.most == 1:
+            self._wanted = 1
+            self._work()
+        else:
+            self._employ(pace)
+        if self._error:
+            raise self._error
+
+    def _employ(self, pace: Pace) -> None:
+        """Have threads do the work, as many as is worth while, until it is done."""
         try:
             with self._change:
                 while self._error is None and (self._workers or self._queue):
@@ -106,8 +116,6 @@ class _Transfer:
                     self._change.wait(_TICK)
         finally:
             self._stop()
-        if self._error:
-            raise self._error
 
     def _useful(self) -> int:
         """The workers that there is something to do for."""
@@ -168,7 +176,8 @@ class _Transfer:
             done = self._stopped or self._error or len(self._workers) > self._wanted
             if done or not self._queue:
                 return []
-            size = min(_LONGEST, max(_SHORTEST, self._left // (2 * self._wanted)))
+            share = self._left // (2 * self._wanted) if self._wanted > 1 else _LONGEST
+            size = min(_LONGEST, max(_SHORTEST, share))
             run = self._queue.popleft()
             end = run[0].start + size
             count = next((i for i, c in enumerate(run) if i and c.stop > end), len(run))

@@ -29,8 +29,8 @@ class Pace:
 
     def __init__(self, *, fewest: int = FEWEST, most: int = MOST) -> None:
         self.connections = min(fewest, most)
+        self.most = most
         self._fewest = self.connections
-        self._most = most
         self._rate: float | None = None  # with half as many, if they were just doubled
         self._rest = 0.0
         self._changed = time.monotonic()
@@ -66,8 +66,8 @@ class Pace:
         if self._rate is not None and rate < _GAIN * self._rate:
             self.connections = max(self._fewest, self.connections // 2)
             self._rate, self._rest = None, time.monotonic() + _AGAIN
-        elif time.monotonic() >= self._rest and load < _BUSY and self.connections < self._most:
-            self.connections = min(self._most, 2 * self.connections)
+        elif time.monotonic() >= self._rest and load < _BUSY and self.connections < self.most:
+            self.connections = min(self.most, 2 * self.connections)
             self._rate = rate
         else:
             self._rate = None

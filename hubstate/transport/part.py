@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from hubstate.blobs import listed, sync_folder
+from hubstate.blobs import listed, sync
 from hubstate.digest import Digest, hash_ranges
 from hubstate.transport.chunks import Chunk, Range, union
 
@@ -177,22 +177,32 @@ class Part:
         """
         os.fsync(self._descriptor)
 
-    def move(self, path: Path) -> os.stat_result:
+    def move(self, path: Path, *, durable: bool = True) -> os.stat_result:
         """Give the file another name, for good, once its bytes have reached the disk.
+
+        If durable, the name has reached it too afterwards.
 
         Raises:
             OSError: the disk fails, or the name cannot be given.
         """
         os.fsync(self._descriptor)
         os.replace(self.path, path)
-        sync_folder(path.parent)
+        if durable:
+            sync(path.parent)
         if hasattr(os, "fchmod"):
             os.fchmod(self._descriptor, os.fstat(self._descriptor).st_mode & 0o444)
         return os.fstat(self._descriptor)
 
     def discard(self) -> None:
         """Remove all of it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:  # what is known to be there: looking for more takes several times as long
+            for path in (self.path, self.folder / "journal"):
+                path.unlink(missing_ok=True)
+            self.folder.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _hex(chunk: Chunk) -> bytes:

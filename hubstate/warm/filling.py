@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 
 from hubstate.cache import Cache
+from hubstate.cache.batch import Batch
 from hubstate.errors import HubstateError
 from hubstate.fetching import portion_size, wanted_tensors
 from hubstate.filters import Filter, check_filter
@@ -41,16 +43,18 @@ def warm(
             shows a bar.
     """
     check_filter(filter)
-    cache = cache or Cache()
-    return prove_all(
+    cache, batch = cache or Cache(), Batch()
+    proofs = prove_all(
         wanted,
-        open=lambda one: _open(one, cache),
+        open=lambda one: _open(one, cache, batch),
         size=lambda release, name: _missing(release, name, filter),
         prove=lambda release, name, hook: _fetch(release, name, filter, hook),
-        group=families,
+        group=lambda tasks: _grouped(tasks, cache, batch),
         label=f"{len(wanted)} releases",
         progress=progress,
     )
+    cache.settle(path for proof in proofs for path in _written(proof, cache))
+    return proofs
 
 
 def prove_all(
@@ -111,18 +115,46 @@ def _opened(wanted: Wanted, open: Callable[[Wanted], Release]) -> Proof:
         return Proof(wanted=wanted, release=None, problem=error)
 
 
-def _open(wanted: Wanted, cache: Cache) -> Release:
+def _open(wanted: Wanted, cache: Cache, batch: Batch) -> Release:
     if wanted.pin:
-        return open_pinned(wanted.pin, registry=wanted.registry, cache=cache)
-    return open_release(wanted.reference, registry=wanted.registry, cache=cache)
+        release = open_pinned(wanted.pin, registry=wanted.registry, cache=cache)
+    else:
+        release = open_release(wanted.reference, registry=wanted.registry, cache=cache)
+    return replace(release, source=replace(release.source, batch=batch))
+
+
+def _grouped(tasks: Sequence[Task], cache: Cache, batch: Batch) -> list[list[Task]]:
+    """The families; the cache is searched at once for what those of one file need."""
+    groups = families(tasks)
+    single = [group[0] for group in groups if len(group) == 1]
+    missing = [
+        (record, release.commit)
+        for release, name in single
+        if (record := release.source.records.get(name)) and not _there(release, name)
+    ]
+    if missing:
+        records, commits = zip(*missing, strict=True)
+        batch.search(cache, records, near=commits)
+    return groups
+
+
+def _written(proof: Proof, cache: Cache) -> Iterator[Path]:
+    """The files of a cache that a proof speaks of, or rests on."""
+    yield from (file.path for file in proof.files if file.path)
+    if proof.release:
+        source = proof.release.source
+        yield from cache.records(source.endpoint.name, source.reference, source.commit)
 
 
 def _missing(release: Release, name: str, filter: Filter | None) -> int:
+    return 0 if _there(release, name) else portion_size(release, name, filter)
+
+
+def _there(release: Release, name: str) -> bool:
     try:
-        there = release.source.find(name)
+        return release.source.find(name) is not None
     except HubstateError:
-        there = None
-    return 0 if there else portion_size(release, name, filter)
+        return False
 
 
 def _fetch(release: Release, name: str, filter: Filter | None, hook: Hook) -> FileProof:
