@@ -172,7 +172,7 @@ def test_a_killed_download_leaves_a_temporary_that_goes_when_it_is_old(cache: Ca
     store(cache, b"abc")
     assert temporary.exists()
     os.utime(temporary, (0, 0))
-    store(cache, b"abcd")
+    store(Cache(cache.folders), b"abcd")
     assert not temporary.exists()
 
 

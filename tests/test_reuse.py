@@ -24,7 +24,7 @@ from torch import nn
 from hubstate import hub as hubs
 from hubstate import warm
 from hubstate.blobs import Blobs, FileInfo
-from hubstate.cache import Cache, donors, remove
+from hubstate.cache import Cache, batch, donors, remove
 from hubstate.cache.releases import Releases
 from hubstate.cli import main
 from hubstate.copying import copy_range, split
@@ -380,6 +380,50 @@ def test_a_family_is_warmed_with_one_backbone() -> None:
     assert sum(traffic.reused for traffic in told) == sum(len(one[NAME]) for one in made) - sum(
         sent
     )
+
+
+def test_strangers_are_warmed_with_one_search_and_one_request_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        publish_files(f"other/m{number}", files(10, body=number), message="m", registry=tmp_path)
+        hubs.fetch(f"other/m{number}", registry=tmp_path)
+    searched: list[int] = []
+    true = batch.find_chunks
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        searched.append(1)
+        return true(*arguments, **more)
+
+    monkeypatch.setattr(batch, "find_chunks", counted)
+    made = [files(300, seed=9 + n, body=n) for n in range(4)]  # the last has no relative
+    with served(*made) as some:
+        wanted = [
+            warm.Wanted(reference=Reference.parse("org/name"), registry=hub.base) for hub in some
+        ]
+        proofs = warm.warm(wanted, progress=quiet)
+    assert all(proof.complete for proof in proofs)
+    assert searched == [1]
+    for hub, one in list(zip(some, made, strict=True))[:3]:
+        assert hub.sent(NAME) <= 1.01 * head(one)
+    assert 0.99 * len(made[3][NAME]) <= some[3].sent(NAME) <= len(made[3][NAME])
+    assert [seen.path.rpartition("/")[2] for seen in some[3].seen].count(NAME) == 1
+    assert left_behind() == []
+
+
+def test_what_is_warm_has_reached_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: set[int] = set()
+    true = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (flushed.add(os.fstat(file).st_ino), true(file))[1]
+    )
+    with served(files(10)) as [hub]:
+        wanted = [warm.Wanted(reference=Reference.parse("org/name"), registry=hub.base)]
+        [proof] = warm.warm(wanted, progress=quiet)
+    records = (Path(os.environ["HUBSTATE_CACHE"]) / "endpoints").glob("*/*/*/*/*.json")
+    kept = [*(file.path for file in proof.files if file.path), *records]
+    assert len(kept) == 3 + 2
+    assert {path.stat().st_ino for path in kept} <= flushed
 
 
 def test_only_files_that_share_large_tensors_wait_for_one_another() -> None:

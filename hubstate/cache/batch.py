@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import chain
 
-from hubstate.cache.donors import Place, find_chunks
+from hubstate.cache.donors import LEAST, Place, find_chunks
 from hubstate.cache.layers import Cache
 from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit
@@ -39,9 +39,12 @@ class Batch:
         self._donors = find_chunks(cache, missing, near=near)
         self._searched = frozenset(record.digest for record in records)
 
-    def donors(self, digest: Digest | None) -> dict[Digest, Place] | None:
-        """Where chunks are to be had, if it was searched for those of this file."""
-        return self._donors if digest in self._searched else None
+    def donors(self, file: Digest | None, chunks: Sequence[Chunk]) -> dict[Digest, Place] | None:
+        """Where chunks of a file are to be had, if it was searched for those."""
+        if file not in self._searched:
+            return None
+        size = sum(chunk.size for chunk in chunks if chunk.digest in self._donors)
+        return self._donors if size >= LEAST else {}
 
     def pace(self, chunks: Sequence[Chunk]) -> Pace | None:
         """One connection for little, if others are busy with other files."""

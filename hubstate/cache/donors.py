@@ -28,13 +28,14 @@ from hubstate.errors import InvalidManifest
 from hubstate.manifest import FileRecord, parse
 from hubstate.transport.chunks import Chunk, seal, tile
 
-__all__ = ["Place", "find_chunks"]
+__all__ = ["LEAST", "Place", "find_chunks"]
 
 Place = tuple[Path, int]
 """A file, and where a chunk begins in it."""
 
 _DIGEST = re.compile(rb'"sha256:([0-9a-f]{64})"')
-_LEAST = 64 << 10  # bytes to be found in one release: next to every model has some zeros
+LEAST = 64 << 10
+"""Bytes to be found in one release: next to every model has some zeros."""
 _EACH = 256 << 10  # missing bytes, which take as long as one more record of a commit, or longer
 _SHARE = 8  # missing bytes, which take longer than searching one byte of a manifest
 _RECORDS, _BYTES = 64, 1 << 20  # that are always looked at
@@ -56,11 +57,11 @@ def find_chunks(
     for data in _manifests(cache, near, limit=max(_RECORDS, left // _EACH)):
         read += len(data)
         named = missing.keys() & set(_DIGEST.findall(data))
-        if sum(missing[digest] for digest in named) >= _LEAST:
+        if sum(missing[digest] for digest in named) >= LEAST:
             found |= _places(cache, data, {Digest(digest.decode()) for digest in named})
             missing = {d: size for d, size in missing.items() if Digest(d.decode()) not in found}
             left = sum(missing.values())
-        if left < _LEAST or read > max(_BYTES, left // _SHARE):
+        if left < LEAST or read > max(_BYTES, left // _SHARE):
             break
     return found
 
@@ -87,7 +88,7 @@ def _manifests(cache: Cache, near: Sequence[Commit], *, limit: int) -> Iterator[
 def _large(commit: Commit) -> Iterator[Digest]:
     """The files that may have tensors to be copied."""
     for info in commit.files.values():
-        if info.digest and info.digest != commit.manifest and (info.size or 0) >= _LEAST:
+        if info.digest and info.digest != commit.manifest and (info.size or 0) >= LEAST:
             yield info.digest
 
 

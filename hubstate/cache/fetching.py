@@ -229,7 +229,7 @@ def _reuse(
     """Copy chunks that are elsewhere in the cache, but for small ones between missing ones."""
     if _size(missing) < _LEAST:
         return 0
-    places = remote.batch.donors(remote.digest) if remote.batch else None
+    places = remote.batch.donors(remote.digest, missing) if remote.batch else None
     if places is None:
         from hubstate.cache.donors import find_chunks
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from hubstate import settings
@@ -17,10 +16,7 @@ from hubstate.errors import (
     RevisionNotFound,
     Unreachable,
 )
-from hubstate.transport import METADATA, Interrupted, origin, send
-
-if TYPE_CHECKING:
-    import requests
+from hubstate.transport import METADATA, Answer, Interrupted, origin, send
 
 __all__ = ["ask", "ask_pages", "normal_url", "refusal", "with_query"]
 
@@ -70,43 +66,43 @@ def _ask(
     def once() -> tuple[bytes, str | None]:
         answer = send("GET", url, what=what, token=token, headers={"Accept-Encoding": "gzip"})
         with answer:
-            if answer.status_code != 200:
+            if answer.status != 200:
                 raise refusal(answer, what=what, missing=missing, token=token)
-            return _content(answer, what), answer.links.get("next", {}).get("url")
+            return _content(answer, what), answer.following
 
     return METADATA.ask(once)
 
 
-def _content(answer: requests.Response, what: str) -> bytes:
-    import requests
+def _content(answer: Answer, what: str) -> bytes:
+    from urllib3.exceptions import HTTPError
 
     parts, size = [], 0
     try:
-        for part in answer.iter_content(1 << 16):
+        for part in answer.parts(1 << 16):
             parts.append(part)
             size += len(part)
             if size > _LARGEST:
                 raise Damaged(f"{what}: the answer has more than {_LARGEST:,} bytes")
-    except requests.exceptions.RequestException as error:
+    except HTTPError as error:
         raise Interrupted(f"{what}: the answer broke off: {error}") from error
     return b"".join(parts)
 
 
 def refusal(
-    answer: requests.Response, *, what: str, missing: type[NotFound], token: str | None
+    answer: Answer, *, what: str, missing: type[NotFound], token: str | None
 ) -> HubstateError:
     """The error for an answer that is not the one hoped for; hub servers say why in headers."""
     code = answer.headers.get("X-Error-Code", "")
     said = answer.headers.get("X-Error-Message", "").strip()[:300]
-    status = f"{answer.status_code} {answer.reason or ''}".strip()
+    status = answer.status_line
     detail = said or f"the server answers {status}"
     shown = "the token that was sent" if token else "no token was sent (HUBSTATE_TOKEN names one)"
     if code in _CODES:
-        hint = f"; {shown}" if code == "RepoNotFound" and answer.status_code in (401, 403) else ""
+        hint = f"; {shown}" if code == "RepoNotFound" and answer.status in (401, 403) else ""
         return _CODES[code](f"{what}: {detail}{hint}")
-    if code == "GatedRepo" or answer.status_code in (401, 403):
+    if code == "GatedRepo" or answer.status in (401, 403):
         return Unreachable(f"{what}: access is refused: {detail}; {shown}")
-    if answer.status_code in (404, 410):
+    if answer.status in (404, 410):
         return missing(f"{what}: {detail}")
     return Unreachable(f"{what}: {detail if not said else f'{status}: {said}'}")
 

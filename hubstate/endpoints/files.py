@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from typing import TYPE_CHECKING
 
 from hubstate import settings
 from hubstate.blobs import FileInfo, Stream
 from hubstate.endpoints.asking import refusal
 from hubstate.errors import DigestMismatch, FileNotInRelease, HubstateError
-from hubstate.transport import Body, open_body, origin, range_header, send
-
-if TYPE_CHECKING:
-    import requests
+from hubstate.transport import Answer, Body, open_body, origin, range_header, send
 
 __all__ = ["CheckedFile", "HubFile"]
 
@@ -48,32 +44,32 @@ class HubFile:
         self._check_same(answer)
         return open_body(answer, start=start, stop=stop, size=self._size, what=self.what)
 
-    def _request(self, start: int, stop: int | None) -> requests.Response:
+    def _request(self, start: int, stop: int | None) -> Answer:
         place = self._place
         answer = self._send(place or self._url, start, stop)
-        if place and answer.status_code in _STALE:
+        if place and answer.status in _STALE:
             answer.close()
             self._place = None
             answer = self._send(self._url, start, stop)
-        if answer.status_code not in (200, 206):
+        if answer.status not in (200, 206):
             with answer:
                 raise self._refusal(answer)
         if origin(answer.url) != origin(self._url):
             self._place = answer.url
         return answer
 
-    def _send(self, url: str, start: int, stop: int | None) -> requests.Response:
+    def _send(self, url: str, start: int, stop: int | None) -> Answer:
         token = settings.token() if origin(url) == origin(self._url) else None
         headers = range_header(start, stop)
         return send("GET", url, what=self.what, token=token, headers=headers)
 
-    def _refusal(self, answer: requests.Response) -> HubstateError:
-        if answer.status_code == 416:
+    def _refusal(self, answer: Answer) -> HubstateError:
+        if answer.status == 416:
             size = answer.headers.get("Content-Range", "").rpartition("/")[2]
             return DigestMismatch(f"{self.what}: expected {self._size} bytes, found {size or '?'}")
         return refusal(answer, what=self.what, missing=FileNotInRelease, token=settings.token())
 
-    def _check_same(self, answer: requests.Response) -> None:
+    def _check_same(self, answer: Answer) -> None:
         """Hold the answer to the tag that this host gave the file before."""
         etag = answer.headers.get("ETag", "")
         if not etag or etag.startswith("W/"):

@@ -13,7 +13,7 @@ from hubstate.transport.failures import Interrupted, RangesRefused, passing_erro
 from hubstate.transport.patience import Patience
 
 if TYPE_CHECKING:
-    import requests
+    from hubstate.transport.answer import Answer
 
 __all__ = ["Body", "Steady", "open_body", "range_header"]
 
@@ -34,7 +34,7 @@ def range_header(start: int, stop: int | None) -> dict[str, str]:
 class Body:
     """The body of an answer as a stream, to be closed."""
 
-    def __init__(self, answer: requests.Response, *, size: int | None, what: str) -> None:
+    def __init__(self, answer: Answer, *, size: int | None, what: str) -> None:
         self._answer = answer
         self._left = size
         self._what = what
@@ -62,11 +62,7 @@ class Body:
 
     def _finish(self) -> None:
         """Keep the connection for the next request, unless the server means to say more."""
-        raw = self._answer.raw
-        if raw.isclosed():
-            raw.release_conn()
-        else:
-            self._answer.close()
+        self._answer.close()
 
     def abort(self) -> None:
         """Wake whoever reads in another thread, with an error."""
@@ -79,7 +75,7 @@ class Body:
             self._answer.close()
 
 
-def _reader(answer: requests.Response) -> Callable[[memoryview], int | None]:
+def _reader(answer: Answer) -> Callable[[memoryview], int | None]:
     """Reading without urllib3's two copies, where the body is not encoded.
 
     urllib3's own ``readinto`` reads bytes and copies them; http.client's, below it, has the
@@ -91,9 +87,7 @@ def _reader(answer: requests.Response) -> Callable[[memoryview], int | None]:
     return direct or raw.readinto  # type: ignore[no-any-return]
 
 
-def open_body(
-    answer: requests.Response, *, start: int, stop: int | None, size: int | None, what: str
-) -> Body:
+def open_body(answer: Answer, *, start: int, stop: int | None, size: int | None, what: str) -> Body:
     """The body of a good answer, once its headers agree with what was asked for.
 
     Args:
@@ -117,11 +111,11 @@ def open_body(
 
 
 def _length(
-    answer: requests.Response, *, start: int, stop: int | None, size: int | None, what: str
+    answer: Answer, *, start: int, stop: int | None, size: int | None, what: str
 ) -> int | None:
     if encoding := answer.headers.get("Content-Encoding", "").replace("identity", ""):
         raise Unreachable(f"{what}: expected the bytes as they are, found them {encoding[:40]}")
-    if answer.status_code == 206:
+    if answer.status == 206:
         return _part_length(answer, start=start, stop=stop, size=size, what=what)
     if start:
         raise RangesRefused(
@@ -137,7 +131,7 @@ def _length(
 
 
 def _part_length(
-    answer: requests.Response, *, start: int, stop: int | None, size: int | None, what: str
+    answer: Answer, *, start: int, stop: int | None, size: int | None, what: str
 ) -> int:
     text = answer.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.match(text)

@@ -1,25 +1,28 @@
-"""One request, sent with requests: what it says of us, where it may be redirected, its errors.
+"""One request: what it says of us, where it may be redirected, its errors.
 
 The token goes to the origin it was meant for and nowhere else: redirects are followed here, by
 hand, and a hop to another scheme, host or port goes without it. Proxies are what requests makes
 of the usual variables, and of the system's settings; certificates come from
 :func:`hubstate.settings.ca_bundle`.
+
+requests makes the connections to each host, once. A request goes to them directly, since all that
+requests looks up anew for each takes as long as what is then done.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from hubstate import settings
 from hubstate.errors import Unreachable
+from hubstate.transport.answer import Answer
 from hubstate.transport.failures import Interrupted, is_passing, retry_after
 
 if TYPE_CHECKING:
-    import requests
+    from collections.abc import Mapping
 
 __all__ = ["origin", "send"]
 
@@ -27,6 +30,7 @@ _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two arrivals of bytes
 _HOPS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONNECTIONS = 32  # kept open for each host
+_HEADERS = {"User-Agent": "hubstate", "Accept-Encoding": "identity", "Accept": "*/*"}
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -47,8 +51,7 @@ def send(
     what: str,
     token: str | None = None,
     headers: Mapping[str, str] | None = None,
-    fields: Iterable[tuple[str, str]] | None = None,
-) -> requests.Response:
+) -> Answer:
     """The answer to one request, redirects followed, its body not read yet.
 
     Args:
@@ -57,7 +60,6 @@ def send(
         what: what is being asked for, in the errors' words.
         token: shown to the origin of ``url`` only.
         headers: to send beside the usual ones.
-        fields: a form to send as the body.
 
     Raises:
         Interrupted: no connection, no answer in time, or a status that may pass.
@@ -65,9 +67,9 @@ def send(
     """
     at = url
     for _ in range(_HOPS):
-        shown = token if origin(at) == origin(url) else None
-        answer = _send(method, at, what=what, token=shown, headers=headers, fields=fields)
-        if answer.status_code not in _REDIRECTS or "Location" not in answer.headers:
+        shown = token if at == url or origin(at) == origin(url) else None
+        answer = _send(method, at, what=what, token=shown, headers=headers or {})
+        if answer.status not in _REDIRECTS or "Location" not in answer.headers:
             return _checked(answer, what)
         answer.close()
         at = _next(at, answer.headers["Location"], what)
@@ -82,87 +84,87 @@ def _next(at: str, location: str, what: str) -> str:
     return target
 
 
-def _checked(answer: requests.Response, what: str) -> requests.Response:
-    if not is_passing(answer.status_code):
+def _checked(answer: Answer, what: str) -> Answer:
+    if not is_passing(answer.status):
         return answer
     after = retry_after(answer.headers)
     answer.close()
-    text = f"{answer.status_code} {answer.reason or ''}".strip()
-    raise Interrupted(f"{what}: {_host(answer.url)} answers {text}", after=after)
+    raise Interrupted(f"{what}: {_host(answer.url)} answers {answer.status_line}", after=after)
 
 
 def _send(
-    method: str,
-    url: str,
-    *,
-    what: str,
-    token: str | None,
-    headers: Mapping[str, str] | None,
-    fields: Iterable[tuple[str, str]] | None,
-) -> requests.Response:
+    method: str, url: str, *, what: str, token: str | None, headers: Mapping[str, str]
+) -> Answer:
+    from urllib3.exceptions import HTTPError, LocationValueError, SSLError
+
+    line = _find_line(url, what)
+    shown = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        raw = line.pool.urlopen(
+            method,
+            line.target(url),
+            headers={**_HEADERS, **headers, **shown},
+            timeout=line.timeout,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=False,
+        )
+    except (SSLError, LocationValueError) as error:
+        raise Unreachable(f"{what}: {_host(url)}: {_words(error)}") from error
+    except (HTTPError, OSError) as error:
+        raise Interrupted(f"{what}: {_host(url)} does not answer: {_words(error)}") from error
+    return Answer(raw, url=url)
+
+
+class _Line(NamedTuple):
+    """The connections to one host, or to the proxy that speaks to it."""
+
+    pool: Any
+    timeout: Any
+    whole: bool
+    """Whether the proxy is to be told of the host too."""
+
+    def target(self, url: str) -> str:
+        """What the request line says."""
+        parts = urlsplit(url)
+        if self.whole:
+            return parts._replace(fragment="").geturl()
+        return parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+
+
+def _find_line(url: str, what: str) -> _Line:
     import requests
 
-    try:
-        return _session(os.getpid()).request(
-            method,
-            url,
-            headers=dict(headers or {}),
-            data=None if fields is None else list(fields),
-            auth=_Bearer(token),
-            timeout=_TIMEOUT,
-            allow_redirects=False,
-            stream=True,
-            proxies=_proxies(url),
-            verify=settings.ca_bundle() or True,
-        )
-    except (requests.exceptions.SSLError, requests.exceptions.InvalidURL) as error:
-        raise Unreachable(f"{what}: {_host(url)}: {_words(error)}") from error
-    except requests.exceptions.RequestException as error:
-        raise Interrupted(f"{what}: {_host(url)} does not answer: {_words(error)}") from error
-    except OSError as error:  # a CA bundle that is not there
-        raise Unreachable(f"{what}: {_host(url)}: {error}") from error
-
-
-class _Bearer:
-    """Authorization by token, or none at all: requests would else look into ``~/.netrc``."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
-def _proxies(url: str) -> dict[str, str]:
-    """The proxies for a URL, looked for once: requests walks through all variables each time."""
     parts = urlsplit(url)
-    return _find_proxies(f"{parts.scheme}://{parts.netloc}", settings.proxy_variables())
+    place, variables = f"{parts.scheme}://{parts.netloc}", settings.proxy_variables()
+    try:
+        return _line(os.getpid(), place, variables, settings.ca_bundle())
+    except (requests.exceptions.RequestException, OSError) as error:  # no such CA bundle, say
+        raise Unreachable(f"{what}: {_host(url)}: {_words(error)}") from error
 
 
 @functools.lru_cache(maxsize=256)
-def _find_proxies(place: str, _variables: tuple[str | None, ...]) -> dict[str, str]:
-    from requests.utils import get_environ_proxies
-
-    return get_environ_proxies(place)
-
-
-@functools.cache
-def _session(_process: int) -> requests.Session:
-    """The connections of a process; a forked child must not speak on those of its parent."""
-    from http.cookiejar import DefaultCookiePolicy
-
+def _line(
+    _process: int, place: str, _variables: tuple[str | None, ...], bundle: str | None
+) -> _Line:
+    """The line to a host; a forked child must not speak on those of its parent."""
     import requests
     from requests.adapters import HTTPAdapter
+    from requests.utils import get_environ_proxies
+    from urllib3 import Timeout
 
-    session = requests.Session()
-    session.trust_env = False  # what it would look up for every request is given to it
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers.update({"User-Agent": "hubstate", "Accept-Encoding": "identity"})
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_connections=8, pool_maxsize=_CONNECTIONS))
-    return session
+    adapter: Any = HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS)
+    request, proxies = requests.Request("GET", place).prepare(), get_environ_proxies(place)
+    pool = adapter.get_connection_with_tls_context(request, bundle or True, proxies=proxies)
+    adapter.cert_verify(pool, place, bundle or True, None)
+    connect, read = _TIMEOUT
+    return _Line(
+        pool,
+        timeout=Timeout(connect=connect, read=read),
+        whole=adapter.request_url(request, proxies) != request.path_url,
+    )
 
 
 def _host(url: str) -> str:
