@@ -87,7 +87,10 @@ class Hub:
         self.base = ""
 
     def sent(self, path: str) -> int:
-        """The bytes of a file that were sent in all."""
+        """The bytes of a file that were sent in all, by answers that have ended if they soon do."""
+        end = time.monotonic() + 0.2
+        while self.busy and time.monotonic() < end:
+            time.sleep(0.001)
         return sum(seen.sent for seen in self.seen if seen.path.endswith("/" + path))
 
     def info(self) -> dict[str, Any]:
