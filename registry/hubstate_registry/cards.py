@@ -57,15 +57,13 @@ def parse_card(text: str) -> Mapping[str, object]:
     if len(match[1]) > _LIMIT:
         raise InvalidCard(f"the metadata is longer than {_LIMIT} characters")
     try:
-        loaded = yaml.load(match[1], _Loader)
+        plain = _plain(yaml.load(match[1], _Loader))
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError) as error:
         raise InvalidCard(f"the metadata is not valid YAML: {error}") from error
-    if loaded is None:
+    if plain is None:
         return {}
-    if not isinstance(loaded, dict):
+    if not isinstance(plain, dict):
         raise InvalidCard("the metadata must be a mapping of names to values")
-    plain = _plain(loaded)
-    assert isinstance(plain, dict)
     return plain
 
 

@@ -47,6 +47,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _BRANCH = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]{1,200}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+_DEPTH = 64  # of folders: each of them costs something for each file below it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +162,8 @@ def parse_path(text: object, *, what: str = "path") -> str:
     parts = text.split("/")
     if len(text.encode()) > 1024 or any(len(part.encode()) > 255 for part in parts):
         raise BadRequest(f"{what} is longer than 1024 bytes, or a part of it than 255: {text[:80]}")
+    if len(parts) > _DEPTH:
+        raise BadRequest(f"{what} is deeper than {_DEPTH} folders: {text[:80]}")
     if any(part in ("", ".", "..") for part in parts) or _CONTROL.search(text):
         raise BadRequest(f"{what} must be relative, without '.', '..' or '\\': {shorten(text)}")
     if any(part.lower() == ".git" for part in parts):

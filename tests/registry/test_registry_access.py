@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from registry_serving import Serving, serving
 
 from hubstate_registry.answers import Answers
 from hubstate_registry.auth import Principal, Role
+from hubstate_registry.routes import RULES
 from hubstate_registry.storage import Storage, accounts
+from hubstate_registry.xet.routes import XetExtension
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 COMMIT = '{"key":"header","value":{"summary":"s"}}\n'
 BATCH = {"operation": "upload", "transfers": ["basic"], "objects": []}
+LEND = {"target": {"type": "model", "name": "bob/x"}, "files": []}
 REQUESTS = [
     ("GET", "/api/models/{id}", {}),
     ("GET", "/api/models/{id}/revision/main", {}),
@@ -25,7 +29,11 @@ REQUESTS = [
     ("GET", "/api/models/{id}/refs", {}),
     ("GET", "/api/models/{id}/commits/main", {}),
     ("GET", "/api/models/{id}/auth-check", {}),
-    ("POST", "/api/models/{id}/paths-info/main", {"data": {"paths": "w.bin"}}),
+    ("GET", "/api/models/{id}/auth-check/write", {}),
+    ("GET", "/api/models/{id}/xet-read-token/main", {}),
+    ("GET", "/api/models/{id}/xet-write-token/main", {}),
+    ("POST", "/api/models/{id}/lfs-files/duplicate", {"json": LEND}),
+    ("POST", "/api/models/{id}/paths-info/main", {"data": {"paths": "w.txt"}}),
     ("POST", "/api/models/{id}/preupload/main", {"json": {"files": []}}),
     ("POST", "/api/models/{id}/commit/main", {"data": COMMIT}),
     ("POST", "/api/models/{id}/branch/x", {"json": {}}),
@@ -36,9 +44,10 @@ REQUESTS = [
     ("POST", "/api/models/{id}/duplicate", {"json": {"repository": "bob/x"}}),
     ("POST", "/{id}.git/info/lfs/objects/batch", {"json": BATCH}),
     ("POST", "/{id}.git/info/lfs/objects/verify", {"json": {"oid": "0" * 64, "size": 1}}),
-    ("HEAD", "/{id}/resolve/main/w.bin", {}),
-    ("GET", "/{id}/resolve/main/w.bin", {}),
-    ("GET", "/{id}/resolve/0000000000000000000000000000000000000000/w.bin", {}),
+    ("HEAD", "/{id}/resolve/main/w.txt", {}),
+    ("GET", "/{id}/resolve/main/w.txt", {}),
+    ("GET", "/{id}/resolve/0000000000000000000000000000000000000000/w.txt", {}),
+    ("GET", "/{id}/resolve/main/w.txt", {"headers": {"Range": "bytes=0-0"}}),
     ("DELETE", "/api/repos/delete", {"json": {"organization": "ada", "name": "{name}"}}),
     ("POST", "/api/repos/move", {"json": {"fromRepo": "{id}", "toRepo": "bob/x"}}),
 ]
@@ -63,12 +72,27 @@ def seen(served: Serving, name: str, user: str | None) -> list[object]:
     return answers
 
 
+def test_every_route_of_a_repository_is_among_the_requests() -> None:
+    asked = {(method.replace("HEAD", "GET"), path.format(id="a/b")) for method, path, _ in REQUESTS}
+    patterns = {(r.method, r.pattern) for r in RULES if "{repo}" in r.pattern}
+    for method, pattern in patterns:
+        regex = re.sub(r"/?\\{path\\}", ".*", re.escape(pattern)).replace(r"\{repo\}", "a/b")
+        regex = re.sub(r"\\{\w+\\}", "[^/]+", regex)
+        assert any(m == method and re.fullmatch(regex, p) for m, p in asked), (method, pattern)
+
+
 @pytest.mark.parametrize("user", ["bob", None])
 def test_a_private_repository_answers_exactly_like_an_absent_one(
-    served: Serving, api: HfApi, user: str | None
+    tmp_path: Path, user: str | None
 ) -> None:
+    with serving(tmp_path / "registry", extensions=[XetExtension]) as served:
+        compare(served, user)
+
+
+def compare(served: Serving, user: str | None) -> None:
+    api = served.api()
     api.create_repo("ada/hidden", private=True)
-    api.upload_file(path_or_fileobj=b"w", path_in_repo="w.bin", repo_id="ada/hidden")
+    api.upload_file(path_or_fileobj=b"w", path_in_repo="w.txt", repo_id="ada/hidden")
     hidden, absent = seen(served, "hidden", user), seen(served, "absent", user)
     assert hidden == absent
     assert {answer[2] for answer in hidden} <= {401, 403, 404}

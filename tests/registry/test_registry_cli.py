@@ -85,7 +85,8 @@ def test_the_first_start_prints_a_token_once_and_a_stop_is_graceful(tmp_path: Pa
     told = [line for line in lines if line["event"] == "request"]
     assert {"request_id", "route", "status", "ms", "user", "path"} <= set(told[0])
     assert "admin" in {line["user"] for line in told}
-    assert (folder / "secret.key").stat().st_mode & 0o777 == 0o600
+    modes = {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir() if p.is_file()}
+    assert modes == {"secret.key": 0o600, "registry.sqlite3": 0o600}
     assert token not in (tmp_path / "log").read_text()
 
 
@@ -156,6 +157,23 @@ def test_users_organisations_and_tokens_are_managed_beside_the_server(
     assert registry("user", "disable", folder, "nobody").exit_code == 1
     assert registry("token", "create", folder, "eve", "--scope", "lab").exit_code == 2
     assert registry("user", "list", tmp_path / "nothing").exit_code == 1
+
+
+def test_a_folder_that_cannot_be_a_registry_is_one_line_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "registry.sqlite3").write_text("no database at all" * 100)
+    for folder, told in (("file/sub", "Not a directory"), ("other", "not a database")):
+        done = registry("import-folder", tmp_path / folder, shelf(tmp_path / "shelf"))
+        assert (done.exit_code, told in done.output) == (1, True), done.output
+        assert done.output.startswith("Error: ") and done.output.count("\n") == 1
+
+
+def shelf(folder: Path) -> Path:
+    """An empty folder registry."""
+    folder.mkdir(exist_ok=True)
+    (folder / "hubstate-registry.json").write_text('{"schema": 1}')
+    return folder
 
 
 def test_the_log_tells_who_moved_which_reference(served: Serving, api: HfApi) -> None:

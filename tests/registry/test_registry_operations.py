@@ -112,6 +112,7 @@ def test_a_backup_of_a_running_registry_is_a_registry(
     again = backup(served.storage, target)
     assert (again.copied, again.kept) == (1, 1)
     assert CliRunner().invoke(main, ["fsck", str(target)]).exit_code == 0
+    assert {p.stat().st_mode & 0o777 for p in target.iterdir() if p.is_file()} == {0o600}
     refused = CliRunner().invoke(main, ["backup", str(served.folder), str(served.folder / "b")])
     assert refused.exit_code == 1
     with process(target, "--quiet") as (_, url):

@@ -20,6 +20,7 @@ from hubstate_registry.errors import BadRequest
 from hubstate_registry.gitignore import Ignore
 from hubstate_registry.names import parse_branch, parse_path, parse_repo
 from hubstate_registry.patience import PatientProtocol
+from hubstate_registry.storage.trees import Tree, small_entry
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 HEADER = '{"key":"header","value":{"summary":"s"}}\n'
@@ -32,7 +33,7 @@ def file_line(path: object, content: object = "YQ==", encoding: object = "base64
 
 TRICKS: list[object] = [
     *("../x", "a/../../x", "/x", "a//b", ".", "a/.", "", "a\\b", "a\0b", "a\nb", ".git/config"),
-    *("a/.GIT/x", "x" * 300, "a/" * 600 + "a", "\ud800", 7, None, ["a"]),
+    *("a/.GIT/x", "x" * 300, "a/" * 600 + "a", "a/" * 64 + "a", "\ud800", 7, None, ["a"]),
 ]
 OID = '{"key":"lfsFile","value":{"path":"a","oid":"%s","size":%s}}'
 MALFORMED = [
@@ -393,6 +394,17 @@ def test_cards_are_read_or_refused(text: str) -> None:
         json.dumps(parse_card(f"---\n{text}\n---\n"), allow_nan=False)
 
 
+PATHS = st.lists(st.sampled_from(["a", "b", "a-", "a0", "a!", "\u00e4"]), min_size=1, max_size=4)
+
+
+@given(st.sets(PATHS.map("/".join), max_size=12), PATHS.map("/".join))
+def test_what_is_below_a_folder_is_what_begins_with_it(paths: set[str], folder: str) -> None:
+    tree = Tree(small_entry(path, b"") for path in paths)
+    below = {path for path in paths if path.startswith(f"{folder}/")}
+    assert {entry.path for entry in tree.under(folder)} == below
+    assert [entry.path for entry in tree.under("")] == sorted(paths)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -403,6 +415,8 @@ def test_cards_are_read_or_refused(text: str) -> None:
         "a: " + "x" * 70_000,
         "? {a: b}\n: c",
         "a: 2024-99-99",
+        "a: 0x" + "f" * 60_000,
+        "? 0x" + "f" * 60_000,
     ],
 )
 def test_cards_that_are_bombs_or_no_mappings_are_refused(text: str) -> None:
@@ -414,3 +428,13 @@ def test_a_gitignore_takes_no_time_even_when_it_tries() -> None:
     started = time.perf_counter()
     Ignore("**/" * 30 + "*a*b*c*d*e*f\n" + "*" * 400).matches("a/" * 100 + "x" * 100)
     assert time.perf_counter() - started < 1
+    many = Ignore("*a*b\n" * 1000)
+    with pytest.raises(BadRequest, match="too long"):
+        for _ in range(100):
+            many.matches("a/" * 63 + "x")
+    assert time.perf_counter() - started < 10
+
+
+def test_a_usual_gitignore_is_read_for_as_many_files_as_a_client_sends() -> None:
+    rules = Ignore("\n".join(f"*.{number:x}" for number in range(100)))
+    assert not any(rules.matches(f"some/folder/{number}.bin") for number in range(256))

@@ -145,14 +145,18 @@ def test_an_address_of_an_earlier_version_names_no_token_and_is_refused(served: 
     assert served.request("PUT", path, user=None, data=SMALL).status_code == 403
 
 
-def put(served: Serving, address: str, data: bytes, *, length: int) -> socket.socket:
-    """A PUT that has begun."""
+def begin(served: Serving, head: str, data: bytes, *, length: int) -> socket.socket:
+    """A request whose body has only begun."""
     host, port = served.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=10)
-    path = address.removeprefix(served.url)
-    head = f"PUT {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {length}\r\n\r\n"
-    connection.sendall(head.encode() + data)
+    text = f"{head.replace(served.url, '')}\r\nHost: {host}:{port}\r\nContent-Length: {length}"
+    connection.sendall(text.encode() + b"\r\n\r\n" + data)
     return connection
+
+
+def put(served: Serving, address: str, data: bytes, *, length: int) -> socket.socket:
+    """A PUT that has begun."""
+    return begin(served, f"PUT {address} HTTP/1.1", data, length=length)
 
 
 def test_a_token_that_is_revoked_while_the_bytes_come_stores_nothing(served: Serving) -> None:
@@ -164,6 +168,28 @@ def test_a_token_that_is_revoked_while_the_bytes_come_stores_nothing(served: Ser
         connection.sendall(SMALL[2:])
         assert connection.recv(4096).startswith(b"HTTP/1.1 403")
     assert stored(served) == []
+
+
+def test_a_token_that_is_revoked_while_a_commit_comes_commits_nothing(served: Serving) -> None:
+    before = served.api("root").model_info("lab/model").sha
+    body = (
+        b'{"key":"header","value":{"summary":"s"}}\n'
+        b'{"key":"file","value":{"path":"a.txt","encoding":"utf-8","content":"a"}}\n'
+    )
+    head = (
+        "POST /api/models/lab/model/commit/main HTTP/1.1\r\n"
+        f"Authorization: Bearer {served.tokens['ada']}"
+    )
+    assert served.request("GET", "/api/whoami-v2").status_code == 200  # ada is known from here on
+    with begin(served, head, body[:-1], length=len(body)) as connection:
+        while not served.application.registry.metrics.running:
+            pass
+        served.request("GET", "/healthz", user=None)  # whoever came before was let in
+        with served.storage.database.write() as database:
+            revoke(database)
+        connection.sendall(body[-1:])
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401")
+    assert served.api("root").model_info("lab/model").sha == before
 
 
 def test_parts_may_come_again_and_must_all_come(served: Serving) -> None:

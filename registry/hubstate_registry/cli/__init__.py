@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from sqlalchemy.exc import DatabaseError
 
 from hubstate_registry import __version__
 from hubstate_registry.cli.people import org, token, user
@@ -22,6 +23,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except RegistryError as error:
             raise click.ClickException(error.message) from error
+        except BrokenPipeError:
+            raise  # whoever read the output has seen enough
+        except (OSError, DatabaseError) as error:
+            raise click.ClickException(str(getattr(error, "orig", error))) from error
 
 
 @click.group(cls=Commands)

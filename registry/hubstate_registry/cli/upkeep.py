@@ -68,7 +68,7 @@ def backup(directory: Path, target: Path) -> None:
     """
     with opened(directory) as storage:
         report = backups.backup(storage, target)
-    click.echo(f"copied {report.copied} blobs ({report.bytes} bytes), {report.kept} were there")
+    click.echo(f"copied {report.copied} files ({report.bytes} bytes), {report.kept} were there")
 
 
 @click.command("import-folder")

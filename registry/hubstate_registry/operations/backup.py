@@ -16,6 +16,7 @@ from pathlib import Path
 from hubstate_registry.errors import BadRequest, Conflict
 from hubstate_registry.storage import Storage
 from hubstate_registry.storage.blobs import BlobFolder, sync_folder
+from hubstate_registry.storage.database import make_private
 
 __all__ = ["Report", "backup"]
 
@@ -45,7 +46,7 @@ def backup(storage: Storage, target: Path) -> Report:
         _copy_database(storage.database.path, database)
         for sha256, size in _blobs(database):
             _copy_blob(storage, BlobFolder(target), sha256=sha256, size=size, report=report)
-        _copy_others(storage.root, target)
+        _copy_others(storage.root, target, report)
         for suffix in ("-wal", "-shm"):
             (target / f"registry.sqlite3{suffix}").unlink(missing_ok=True)
         os.replace(database, target / "registry.sqlite3")
@@ -56,6 +57,7 @@ def backup(storage: Storage, target: Path) -> Report:
 
 
 def _copy_database(source: Path, target: Path) -> None:
+    make_private(target)
     origin, copy = sqlite3.connect(source), sqlite3.connect(target)
     try:
         origin.backup(copy, pages=4096)
@@ -92,22 +94,38 @@ def _copy_blob(
     report.bytes += size
 
 
-def _copy_others(root: Path, target: Path) -> None:
+def _copy_others(root: Path, target: Path, report: Report) -> None:
     """The key, and the folders of extensions, whose files are content-addressed as well."""
-    key = target / "secret.key"
-    shutil.copy2(root / "secret.key", key)
+    _copy_file(root / "secret.key", target / "secret.key")
     for folder in sorted(root.iterdir()):
         if folder.is_dir() and folder.name not in ("blobs", "uploads"):
-            _copy_missing(folder, target / folder.name)
+            _copy_missing(folder, target / folder.name, report)
 
 
-def _copy_missing(source: Path, target: Path) -> None:
+def _copy_missing(source: Path, target: Path, report: Report) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for item in sorted(source.iterdir()):
         place = target / item.name
         if item.is_dir():
-            _copy_missing(item, place)
-        elif not place.exists() or place.stat().st_size != item.stat().st_size:
-            temporary = place.with_name(f"{place.name}.{secrets.token_hex(4)}")
-            shutil.copy2(item, temporary)
-            os.replace(temporary, place)
+            _copy_missing(item, place, report)
+        elif place.exists() and place.stat().st_size == item.stat().st_size:
+            report.kept += 1
+        else:
+            report.copied += 1
+            report.bytes += _copy_file(item, place)
+    sync_folder(target)
+
+
+def _copy_file(source: Path, target: Path) -> int:
+    """Copy a file and who may read it, flushed before it has its name; its size."""
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+    with source.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode & 0o777
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
+            copy.flush()
+            os.fsync(copy.fileno())
+            size = copy.tell()
+    os.replace(temporary, target)
+    return size

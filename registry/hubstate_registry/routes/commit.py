@@ -16,13 +16,13 @@ from hubstate_registry.auth import Role
 from hubstate_registry.cards import InvalidCard, parse_card, tags_of
 from hubstate_registry.context import Call
 from hubstate_registry.dispatch import Rule, parse_json
-from hubstate_registry.errors import BadRequest, ContentMismatch, TooLarge
+from hubstate_registry.errors import BadRequest, ContentMismatch, TooLarge, Unauthorized
 from hubstate_registry.gitignore import Ignore
 from hubstate_registry.names import parse_digest, parse_path, parse_text
 from hubstate_registry.reach import take_hold
 from hubstate_registry.routes import render
 from hubstate_registry.settings import Limits
-from hubstate_registry.storage import blobs, commits, repositories
+from hubstate_registry.storage import accounts, blobs, commits, repositories
 from hubstate_registry.storage.blobs import Landed
 from hubstate_registry.storage.commits import Change, Removal
 from hubstate_registry.storage.database import Connection
@@ -102,15 +102,16 @@ async def _lines(body: AsyncIterator[bytearray], limits: Limits) -> AsyncIterato
             raise TooLarge(
                 f"one file inside a commit may have {limits.inline_bytes} bytes; use LFS"
             )
-    yield bytes(rest)
+    if rest:
+        yield bytes(rest)
 
 
 def _read_line(call: Call, draft: Draft, line: bytes, stack: ExitStack) -> None:
-    if not line.strip():
-        return
     draft.lines += 1
     if draft.lines > call.registry.settings.limits.commit_operations:
         raise TooLarge("the commit has too many operations")
+    if not line.strip():
+        return
     item = parse_json(line)
     value = item.get("value") if isinstance(item, dict) else None
     if not isinstance(item, dict) or not isinstance(value, dict):
@@ -180,6 +181,7 @@ def _store(call: Call, draft: Draft) -> str:
     if parent is not None:
         parent = parse_text(parent, what="parentCommit", limit=40)
     with call.write() as connection:
+        _recall(connection, call)
         repository = call.repository(connection, role=Role.WRITE)
         for landed in draft.landed.values():
             call.storage.files.place(landed)
@@ -200,6 +202,14 @@ def _store(call: Call, draft: Draft) -> str:
         if branch == "main":
             _update_card(connection, repository, draft=draft, tree=tree)
     return id
+
+
+def _recall(connection: Connection, call: Call) -> None:
+    """Who is calling, as of now: a body may take so long that its token is revoked meanwhile."""
+    caller = accounts.recall(connection, call.principal.token)
+    if caller is None:
+        raise Unauthorized("The token was revoked, or has expired, while the commit arrived")
+    call.principal = caller
 
 
 def _change(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from hubstate_registry.errors import Busy, Full
 
-__all__ = ["Connection", "Database"]
+__all__ = ["Connection", "Database", "make_private"]
 
 Connection = sa.Connection
 _BUSY_SECONDS = 30
@@ -25,6 +26,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        make_private(path)
         self.engine = sa.create_engine(
             f"sqlite:///{path}",
             connect_args={"timeout": _BUSY_SECONDS},
@@ -70,6 +72,14 @@ class Database:
     def close(self) -> None:
         """Give all connections back; the last one folds the log into the file."""
         self.engine.dispose()
+
+
+def make_private(path: Path) -> None:
+    """Make an empty database, if there is none, that nobody but its owner reads.
+
+    It names private repositories and their files; SQLite's other files take its mode over.
+    """
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
 
 
 def _prepare(raw: sqlite3.Connection, _record: object) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter
 from typing import NamedTuple
@@ -99,12 +100,18 @@ class Tree(Mapping[str, Entry]):
 
     def under(self, folder: str) -> Iterator[Entry]:
         """The files below a folder, at any depth; the root is ``""``."""
-        prefix = f"{folder}/" if folder else ""
-        return (entry for entry in self.values() if entry.path.startswith(prefix))
+        if not folder:
+            return iter(self.values())
+        start, stop = (bisect_left(self._paths, folder + end) for end in ("/", "0"))  # "0" is next
+        return (self._entries[path] for path in self._paths[start:stop])
 
     def stamped(self, commit: str) -> Tree:
         """The tree in which every new entry says that ``commit`` brought it."""
         return Tree(e if e.changed else e._replace(changed=commit) for e in self.values())
+
+    @cached_property
+    def _paths(self) -> Sequence[str]:
+        return list(self._entries)
 
     @cached_property
     def folders(self) -> Mapping[str, str]:

@@ -11,7 +11,8 @@
     GET   /xet/v1/reconstructions/{hash}         how to put a file, or a range of it, together
     GET   /xet/v2/reconstructions/{hash}
     GET   /xet/reconstruction[s]/{hash}          version 1, as hf-xet before 1.3 asks for it
-    GET   /xet/fetch/{claim}                     bytes of a xorb; the address is its own permit
+    GET   /xet/fetch?claim=…                     bytes of a xorb; the address is its own permit,
+                                                 in the query, which no log has
 
 Not served, and clients go on without: ``/v1/xorb-grants`` (uploads straight to an object store)
 and ``/v1/telemetry``.
@@ -99,7 +100,7 @@ class XetExtension:
             _open("GET", "/xet/reconstructions/{hash}", plans[0]),
             _open("GET", "/xet/reconstruction/{hash}", plans[0]),
             _open("GET", "/xet/v2/reconstructions/{hash}", plans[1]),
-            _open("GET", "/xet/fetch/{claim}", self._fetch),
+            _open("GET", "/xet/fetch", self._fetch),
         ]
 
     def resolve_headers(
@@ -179,12 +180,12 @@ class XetExtension:
             raise NotStored("No file of that hash is stored in this repository")
 
         def locate(xorb: Hash, fetch: Fetch) -> str:
-            return call.url(f"/xet/fetch/{access.sign_fetch(self._signer, xorb, fetch)}")
+            return call.url(f"/xet/fetch?claim={access.sign_fetch(self._signer, xorb, fetch)}")
 
         return JSONResponse(plan.to_v1(locate) if version == 1 else plan.to_v2(locate))
 
     def _fetch(self, call: Call) -> Response:
-        xorb, allowed = access.verify_fetch(self._signer, call.params["claim"])
+        xorb, allowed = access.verify_fetch(self._signer, call.query.get("claim", ""))
         asked = _parse_range(call)
         if asked is None or not allowed.start <= asked[0] < asked[1] <= allowed.stop:
             raise Forbidden(f"This address is for bytes {allowed.start} to {allowed.stop - 1}")
