@@ -87,6 +87,9 @@ class SkippedInit:
         parameters = list(model.named_parameters(remove_duplicate=False))
         ready = [tensor for name, tensor in parameters if name in loaded]
         empty = [tensor for name, tensor in parameters if name not in loaded]
+        if not empty:
+            self._calls.clear()
+            return
         wanted = self._calls.keys() & {_memory(tensor) for tensor in empty}
         # A tensor with values may share memory with an empty one: a tie, slices of one storage.
         kept = [(tensor, tensor.clone()) for tensor in ready if _memory(tensor) in wanted]

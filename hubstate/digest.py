@@ -13,10 +13,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Digest", "hash_file", "hash_ranges"]
 
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
+_SCHEME = "sha256:"
+_TEXT = re.compile(rf"{_SCHEME}[0-9a-f]{{64}}\Z")
 _BLOCK = 1 << 19  # bytes; as fast as any size, and it stays in the cache of its core
 
 
@@ -30,7 +33,7 @@ class Digest:
     def __init__(self, hex: str) -> None:
         if not _HEX.match(hex):
             raise ValueError(f"a SHA-256 digest is 64 lower-case hex digits, not {hex[:80]!r}")
-        object.__setattr__(self, "hex", hex)
+        _set_hex(self, hex)
 
     @classmethod
     def of(cls, data: bytes | bytearray | memoryview) -> Digest:
@@ -44,10 +47,13 @@ class Digest:
         Raises:
             ValueError: the text is anything else.
         """
-        scheme, _, hex = text.partition(":")
-        if scheme != "sha256":
+        if _TEXT.match(text):  # then the checks of the constructor are done
+            digest = object.__new__(cls)
+            _set_hex(digest, text[len(_SCHEME) :])
+            return digest
+        if not text.startswith(_SCHEME):
             raise ValueError(f"a digest starts with 'sha256:', not {text[:80]!r}")
-        return cls(hex)
+        return cls(text[len(_SCHEME) :])
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a Digest does not change")
@@ -66,6 +72,9 @@ class Digest:
 
     def __reduce__(self) -> tuple[type[Digest], tuple[str]]:
         return (Digest, (self.hex,))
+
+
+_set_hex: Any = vars(Digest)["hex"].__set__
 
 
 def hash_file(path: Path, *, progress: Callable[[int], object] | None = None) -> Digest:

@@ -59,7 +59,8 @@ def find_naming(
 
 def _find_cut(names: Sequence[str], modules: Collection[str]) -> _Naming | None:
     """The function that cuts prefixes off the names; None where none has any."""
-    marked = any(mark in name for mark in _MARKS for name in names)
+    text = "\n".join(names)
+    marked = any(mark in text for mark in _MARKS)
     bare = [_MARK.sub("", name) for name in names] if marked else names
     depth = 0
     if "module" not in modules:

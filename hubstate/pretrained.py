@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from hubstate.collector import collection_paused
 from hubstate.errors import StructureMismatch
 from hubstate.filters import LEFT_OUT, Filter, Strict, besides, check_filter, check_strict
+from hubstate.header import Header
 from hubstate.hub import Release, open_release
 from hubstate.loading import LoadReport, assign_tensors, plan_entries
-from hubstate.manifest import Entry
+from hubstate.manifest import Entry, header_of
 from hubstate.migrating import gather_rules
 from hubstate.naming import Rules
 from hubstate.reference import Reference
@@ -149,8 +150,8 @@ def load_release(
         wanted = plan.wanted if there is None else there.needs(plan.wanted)
         read = read_weights if copy else functools.partial(map_weights, prefault=prefault)
         tensors: dict[str, Tensor] = {}
-        for path, names in _files(release, entries, wanted):
-            tensors |= read(path, names)
+        for path, names, header in _files(release, entries, wanted):
+            tensors |= read(path, names, header=header)
         if there is not None:
             tensors |= {e.path: tensors[e.tied_to] for e in entries if e.tied_to in tensors}
             tensors = there.apply(tensors, names=plan.wanted)
@@ -214,27 +215,28 @@ def entries_of(release: Release) -> Iterable[Entry]:
 
 def _files(
     release: Release, entries: Iterable[Entry], wanted: Iterable[str]
-) -> Iterator[tuple[Path, Collection[str]]]:
+) -> Iterator[tuple[Path, Collection[str], Header]]:
     """Each weights file that has something wanted, and what: only that is fetched from a server."""
     ties = {entry.path: entry.tied_to for entry in entries if entry.tied_to}
     stored = {ties.get(name, name) for name in wanted}
-    holdings = dict(_holdings(release))
-    whole = release.fetch([name for name, held in holdings.items() if held and held <= stored])
-    for name, held in holdings.items():
+    headers = _headers(release)
+    held = {name: header.tensors.keys() for name, header in headers.items()}
+    whole = release.fetch([name for name, names in held.items() if names and names <= stored])
+    for name, header in headers.items():
         if name in whole:
-            yield whole[name], held
-        elif chosen := stored & held:
-            yield release.tensors_path(name, chosen), chosen
+            yield whole[name], held[name], header
+        elif chosen := stored & held[name]:
+            yield release.tensors_path(name, chosen), chosen, header
         else:
             release.keep_header(name)
 
 
-def _holdings(release: Release) -> Iterator[tuple[str, set[str]]]:
-    """The weights files of a release and the names of the tensors in each."""
+def _headers(release: Release) -> Mapping[str, Header]:
+    """The weights files of a release, and what is where in each.
+
+    The digests of a manifest are those of the tensors as it places them, so that a file which has
+    them need not be asked again.
+    """
     if release.manifest is None:
-        for name, header in release.weights_headers().items():
-            yield name, set(header.tensors)
-        return
-    for file in release.manifest.files:
-        if file.tensors:
-            yield file.path, {tensor.name for tensor in file.tensors}
+        return release.weights_headers()
+    return {file.path: header_of(file) for file in release.manifest.files if file.tensors}

@@ -58,7 +58,7 @@ class Plan:
     dst: Any
     """What is written."""
     found: Sequence[Row]
-    """Every registered name of it."""
+    """Every name of it but those of plain data."""
     issues: tuple[Issue, ...] = ()
 
     @property

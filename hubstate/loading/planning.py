@@ -50,7 +50,7 @@ def make_plan(
     refuse_scalar(dst)
     check_strict(strict)
     found = rows(dst, records=bool(source.records) or filter is not None)
-    modules = {path for path, kind, _, _ in found if kind == "module"}
+    modules = {row[0] for row in found if row[1] == "module"}
     source, issues = _translate(source, rename, modules, strict)
     planner = _Planner(dst, found, source, Selection(filter, found), strict)
     planner.issues += issues
@@ -74,7 +74,9 @@ class _Planner:
         self, dst: Any, found: list[Row], source: Source, wants: Selection, strict: Strict
     ) -> None:
         self.dst = dst
-        self.found = found
+        self.everything = found
+        # Most rows are plain data, which only one step looks at.
+        self.found = [row for row in found if row[1] != "data"]
         self.source = source
         self.wants = wants
         self.strict = strict
@@ -196,7 +198,7 @@ class _Planner:
     def drift(self) -> Iterator[tuple[str, tuple[object, object]]]:
         """Plain data that differs; ``training`` is the mode, and the model keeps its own."""
         theirs = dict(self.source.records)
-        for path, kind, value, _ in self.found:
+        for path, kind, value, _ in self.everything:
             other = theirs.pop(path, _NOTHING)
             if other is value or kind not in _RECORDS or _is_mode(path, value):
                 continue

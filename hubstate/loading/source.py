@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +18,27 @@ from hubstate.walk.traits import Why
 __all__ = ["Given", "Promise", "Source", "read_entries", "read_tree", "refuse_scalar", "was_module"]
 
 
-@dataclass(slots=True)  # not frozen: that takes three times as long, for each tensor of a model
 class Promise:
-    """A tensor that is only announced: what a plan can be made with before any byte is here."""
+    """A tensor that is only announced: what a plan can be made with before any byte is here.
 
-    name: str
-    """Its name in the source, before any renaming."""
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    tied_to: str | None
-    is_meta: ClassVar = False
-    layout: ClassVar = torch.strided
+    Args:
+        name: its name in the source, before any renaming.
+        shape: its shape.
+        dtype: its dtype.
+        tied_to: the name in the source that holds its bytes, where that is another one.
+    """
+
+    __slots__ = ("dtype", "name", "shape", "tied_to")
+    is_meta = False
+    layout = torch.strided
+
+    def __init__(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype, tied_to: str | None
+    ) -> None:
+        self.name = name
+        self.shape = shape
+        self.dtype = dtype
+        self.tied_to = tied_to
 
 
 Given: TypeAlias = Tensor | Promise
@@ -37,19 +46,34 @@ Given: TypeAlias = Tensor | Promise
 _EXTRA = f".{EXTRA}"
 
 
-@dataclass(kw_only=True, slots=True)
 class Source:
-    """Every name of a source by what it holds."""
+    """Every name of a source by what it holds.
 
-    tensors: dict[str, Given] = field(default_factory=dict)
-    extras: dict[str, Any] = field(default_factory=dict)
-    records: dict[str, Any] = field(default_factory=dict)
-    """None, plain data, and ``()`` for what has no state."""
-    children: dict[str, bool] = field(default_factory=dict)
-    """Path of a container to whether it came from a module."""
-    refused: dict[str, Why] = field(default_factory=dict)
-    structured: bool = False
-    """Whether it tells of modules too, and not of tensors only."""
+    Args:
+        tensors: by name.
+        extras: the extra states of modules.
+        records: None, plain data, and ``()`` for what has no state.
+        children: path of a container to whether it came from a module.
+        refused: what has a state that cannot be told.
+        structured: whether it tells of modules too, and not of tensors only.
+    """
+
+    def __init__(
+        self,
+        *,
+        tensors: dict[str, Given] | None = None,
+        extras: dict[str, Any] | None = None,
+        records: dict[str, Any] | None = None,
+        children: dict[str, bool] | None = None,
+        refused: dict[str, Why] | None = None,
+        structured: bool = False,
+    ) -> None:
+        self.tensors = {} if tensors is None else tensors
+        self.extras = {} if extras is None else extras
+        self.records = {} if records is None else records
+        self.children = {} if children is None else children
+        self.refused = {} if refused is None else refused
+        self.structured = structured
 
     def renamed(self, name: Callable[[str], str]) -> tuple[Source, list[Issue]]:
         """The same under other names, and the collisions among its tensors."""

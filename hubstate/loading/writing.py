@@ -20,6 +20,7 @@ from hubstate.report import LoadReport
 
 __all__ = ["assign", "write"]
 
+_as_parameter: Any = Tensor._make_subclass  # what Parameter(tensor) comes down to
 _HARMLESS_LOADERS = (
     nn.Module._load_from_state_dict,
     _NormBase._load_from_state_dict,  # adds a missing num_batches_tracked, as the plan does
@@ -110,18 +111,20 @@ def _replacement(move: Move, taken: set[int]) -> Tensor:
     taken.add(address or id(tensor))
     if type(target) is not Parameter:
         return tensor
-    parameter = Parameter(tensor, requires_grad=target.requires_grad)
-    parameter.__dict__.update(target.__dict__)
-    return parameter
+    parameter = _as_parameter(Parameter, tensor, target.requires_grad)
+    if attributes := target.__dict__:
+        parameter.__dict__.update(attributes)
+    return parameter  # type: ignore[no-any-return]
 
 
 def _put(owner: nn.Module, name: str, tensor: Tensor) -> None:
+    own = owner.__dict__
     if type(owner).__setattr__ is not nn.Module.__setattr__:
         setattr(owner, name, tensor)  # recurrent layers keep a list of their weights
-    elif name in owner._parameters:
-        owner._parameters[name] = tensor  # type: ignore[assignment]
+    elif name in own["_parameters"]:
+        own["_parameters"][name] = tensor
     else:
-        owner._buffers[name] = tensor
+        own["_buffers"][name] = tensor
 
 
 def _copy(moves: Sequence[Move]) -> None:

@@ -1,7 +1,7 @@
 """The manifest, ``hubstate.json``: what a release holds, byte by byte, and what it means."""
 
 from hubstate.manifest.document import MINOR, NAME, SCHEMA, Manifest
-from hubstate.manifest.files import CHUNK, FileRecord, TensorRecord, chunks
+from hubstate.manifest.files import CHUNK, FileRecord, TensorRecord, chunks, header_of
 from hubstate.manifest.hashing import hash_plain, hash_weights, verify_file
 from hubstate.manifest.meaning import BuilderRecord, Probe, ProbeOutput
 from hubstate.manifest.reading import parse, read_structure
@@ -28,6 +28,7 @@ __all__ = [
     "dump",
     "hash_plain",
     "hash_weights",
+    "header_of",
     "parse",
     "read_structure",
     "structure_hash",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from hubstate.digest import Digest
+from hubstate.header import Header, HeaderTensor
 from hubstate.values import frozen
 
-__all__ = ["CHUNK", "FileRecord", "TensorRecord", "chunks", "make_tensor_record"]
+__all__ = ["CHUNK", "FileRecord", "TensorRecord", "chunks", "header_of", "make_tensor_record"]
 
 CHUNK = 8 << 20
 """The bytes that one digest of a tensor covers; the last chunk of a tensor may be shorter."""
@@ -66,6 +68,17 @@ class FileRecord:
     """safetensors files only: the digest of the bytes before the first tensor."""
     tensors: tuple[TensorRecord, ...] = ()
     """In the order of their offsets."""
+
+
+def header_of(file: FileRecord) -> Header:
+    """What the header of a weights file says, as the record of the file has it, less metadata."""
+    fields = ("name", "dtype", "shape", "start", "stop")
+    tensors = map(HeaderTensor._make, map(attrgetter(*fields), file.tensors))
+    return Header(
+        size=file.tensors[0].start if file.tensors else file.size,
+        tensors={tensor.name: tensor for tensor in tensors},
+        metadata={},
+    )
 
 
 def chunks(start: int, stop: int) -> list[tuple[int, int]]:

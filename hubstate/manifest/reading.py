@@ -18,7 +18,7 @@ from hubstate.manifest.document import MINOR, NAME, SCHEMA, Manifest
 from hubstate.manifest.fields import Fields, Wrong, fail
 from hubstate.manifest.files import FileRecord
 from hubstate.manifest.meaning import BuilderRecord, Probe, ProbeOutput
-from hubstate.manifest.structure import TENSOR_KINDS, Entry, make_entry
+from hubstate.manifest.structure import TENSOR_KINDS, Entry, make_data, make_entry
 from hubstate.manifest.tensors import read_tensors
 from hubstate.strictjson import at, loads
 
@@ -109,9 +109,15 @@ def read_structure(items: list[Any], newer: bool = False) -> tuple[Entry, ...]:
     Raises:
         InvalidManifest: one is malformed.
     """
-    entries = []
+    entries: list[Entry] = []
     try:
         for item in items:
+            # Most entries are plain data, of which there is little to check.
+            if type(item) is dict and item.get("kind") == "data" and item.keys() == _DATA_KEYS:
+                path = item["path"]
+                if type(path) is str and len(path) <= 4096:
+                    entries.append(make_data(path, item["value"]))
+                    continue
             entries.append(_entry(item, newer))
     except Wrong as wrong:
         raise wrong.within(at("structure", len(entries))) from None
@@ -122,10 +128,6 @@ def _entry(item: Any, newer: bool) -> Entry:
     if type(item) is not dict:
         raise Wrong("", "an object", item)
     kind = item.get("kind")
-    if kind == "data" and item.keys() == _DATA_KEYS:  # most entries: there is little to check
-        path = item["path"]
-        if type(path) is str and len(path) <= 4096:
-            return make_entry((path, kind, None, None, None, None, None, item["value"]))
     known = _ENTRY_KEYS.get(kind) if type(kind) is str else None
     if known is None:
         raise Wrong("kind", f"one of {', '.join(_ENTRY_KEYS)}", kind)

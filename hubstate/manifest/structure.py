@@ -16,7 +16,7 @@ from hubstate.digest import Digest
 from hubstate.strictjson import Json
 from hubstate.values import frozen
 
-__all__ = ["TENSOR_KINDS", "Entry", "Kind", "make_entry", "structure_hash"]
+__all__ = ["TENSOR_KINDS", "Entry", "Kind", "make_data", "make_entry", "structure_hash"]
 
 Kind = Literal["param", "buffer", "none", "data", "opaque", "module", "extra"]
 TENSOR_KINDS = frozenset({"param", "buffer"})
@@ -86,6 +86,17 @@ def make_entry(fields: Iterable[Any]) -> Entry:
         entry.class_name,
         entry.value,
     ) = fields
+    entry.__class__ = Entry
+    return entry  # type: ignore[no-any-return]
+
+
+def make_data(path: str, value: Json) -> Entry:
+    """An Entry of plain data, as ``make_entry`` makes it."""
+    entry: Any = _OpenEntry()
+    entry.path = path
+    entry.kind = "data"
+    entry.shape = entry.dtype = entry.trainable = entry.tied_to = entry.class_name = None
+    entry.value = value
     entry.__class__ = Entry
     return entry  # type: ignore[no-any-return]
 

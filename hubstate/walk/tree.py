@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import Parameter
 
 from hubstate.walk.plain import EXACT, fields_of, is_exact, plain
 from hubstate.walk.traits import (
@@ -55,18 +56,22 @@ Row: TypeAlias = tuple[str, str, Any, nn.Module | None]
 
 def members(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
     """The registered names of one unwrapped module in ``state_dict()`` order: name, kind, value."""
-    for name, parameter in module._parameters.items():
+    own = module.__dict__
+    for name, parameter in own["_parameters"].items():
         yield _member(name, "param", parameter)
-    transient = module._non_persistent_buffers_set
-    for name, buffer in module._buffers.items():
-        yield (name, "opaque", ()) if name in transient else _member(name, "buffer", buffer)
+    if buffers := own["_buffers"]:
+        transient = own["_non_persistent_buffers_set"]
+        for name, buffer in buffers.items():
+            yield (name, "opaque", ()) if name in transient else _member(name, "buffer", buffer)
     if has_extra(module):
         yield EXTRA, "extra", module
-    for name, child in module._modules.items():
+    for name, child in own["_modules"].items():
         yield name, "none" if child is None else "module", child
 
 
 def _member(name: str, kind: str, tensor: Any) -> tuple[str, str, Any]:
+    if type(tensor) is Parameter or type(tensor) is Tensor:  # nearly all
+        return name, kind, tensor
     if tensor is None:
         return name, "none", None
     if refused := refused_tensor(tensor):
@@ -80,14 +85,16 @@ def attributes(module: nn.Module, path: str, lost: list[str]) -> Iterator[tuple[
     The paths of tensors and modules among them, which no ``state_dict()`` holds, go to ``lost``.
     """
     for name, value in vars(module).items():
-        if name[:1] == "_":
-            continue
-        if type(value) in EXACT:
-            yield name, "data", value
-        elif isinstance(value, Tensor) and _is_computed(module, name):
-            yield name, "opaque", ()
-        else:
-            yield name, *plain(value, path=f"{path}{name}", lost=lost)
+        if name[:1] != "_":
+            yield name, *_attribute(module, name, value, path=path, lost=lost)
+
+
+def _attribute(
+    module: nn.Module, name: str, value: Any, *, path: str, lost: list[str]
+) -> tuple[str, Any]:
+    if isinstance(value, Tensor) and _is_computed(module, name):
+        return "opaque", ()
+    return plain(value, path=f"{path}{name}", lost=lost)
 
 
 def _is_computed(module: nn.Module, name: str) -> bool:
@@ -206,16 +213,23 @@ class _Walker:
             self.rows.append((path, "refused", refused, module))
             return
         self.enter(module, path)
-        self.rows.append((path, "module", module, module))
+        add = self.rows.append
+        add((path, "module", module, module))
         prefix = f"{path}." if path else ""
         for name, kind, value in members(module):
             if kind == "module":
                 self.module(unwrap(value), prefix + name)
             else:
-                self.rows.append((prefix + name, kind, value, module))
+                add((prefix + name, kind, value, module))
         if self.records:
-            for name, kind, value in attributes(module, prefix, self.lost):
-                self.rows.append((prefix + name, kind, value, module))
+            for name, value in vars(module).items():
+                if name[:1] == "_":
+                    continue
+                if type(value) in EXACT or is_exact(value):
+                    add((prefix + name, "data", value, module))
+                else:
+                    found = _attribute(module, name, value, path=prefix, lost=self.lost)
+                    add((prefix + name, *found, module))
         self.above.discard(id(module))
 
     def container(self, x: Any, path: str) -> bool:

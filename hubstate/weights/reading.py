@@ -26,7 +26,11 @@ _POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14, which the mmap module d
 
 
 def map_weights(
-    path: str | os.PathLike[str], names: Iterable[str] | None = None, *, prefault: bool = False
+    path: str | os.PathLike[str],
+    names: Iterable[str] | None = None,
+    *,
+    header: Header | None = None,
+    prefault: bool = False,
 ) -> dict[str, Tensor]:
     """Map the tensors of a safetensors file, copy on write: nothing is read until it is used.
 
@@ -37,6 +41,7 @@ def map_weights(
     Args:
         path: the file.
         names: the tensors wanted; all, if None.
+        header: what the file's header is known to say, so that it need not be read.
         prefault: read the pages in now, and not at the first use (Linux).
 
     Raises:
@@ -45,7 +50,7 @@ def map_weights(
         OSError: the file cannot be read.
     """
     path = Path(path)
-    header, ties, wanted = _choose(path, names)
+    header, ties, wanted = _choose(path, names, header)
     with path.open("rb", buffering=0) as file:
         if not any(tensor.stop > tensor.start for tensor in wanted):
             return _named({tensor.name: empty(tensor) for tensor in wanted}, ties)
@@ -56,20 +61,24 @@ def map_weights(
 
 
 def read_weights(
-    path: str | os.PathLike[str], names: Iterable[str] | None = None
+    path: str | os.PathLike[str],
+    names: Iterable[str] | None = None,
+    *,
+    header: Header | None = None,
 ) -> dict[str, Tensor]:
     """Copy the tensors of a safetensors file into memory.
 
     Args:
         path: the file.
         names: the tensors wanted; all, if None.
+        header: as for `map_weights`.
 
     Raises:
         InvalidWeights: as `map_weights`.
         OSError: the file cannot be read.
     """
     path = Path(path)
-    _, ties, wanted = _choose(path, names)
+    _, ties, wanted = _choose(path, names, header)
     tensors = {tensor.name: empty(tensor) for tensor in wanted}
     with path.open("rb", buffering=0) as file:
         for tensor in wanted:
@@ -78,16 +87,19 @@ def read_weights(
 
 
 def _choose(
-    path: Path, names: Iterable[str] | None
+    path: Path, names: Iterable[str] | None, header: Header | None
 ) -> tuple[Header, dict[str, str], list[HeaderTensor]]:
     """The header, the wanted names with the name that holds their bytes, and those tensors."""
-    header = read_header(path)
+    header = read_header(path) if header is None else header
+    if (size := path.stat().st_size) != header.stop:  # a file may have lost its end since
+        raise InvalidWeights(f"{path.name}: expected {header.stop:,} bytes, found {size:,}")
     known = {name: name for name in header.tensors} | _stated_ties(path.name, header)
     if names is None:
         return header, known, list(header.tensors.values())
     chosen = {name: known.get(name, "") for name in names}
-    if absent := [name for name in chosen if name not in known]:
-        raise InvalidWeights(f"{path.name}: expected {', '.join(absent)}, found no such tensor")
+    if not known.keys() >= chosen.keys():
+        absent = ", ".join(name for name in chosen if name not in known)
+        raise InvalidWeights(f"{path.name}: expected {absent}, found no such tensor")
     kept = set(chosen.values())
     return header, chosen, [tensor for tensor in header.tensors.values() if tensor.name in kept]
 
@@ -123,7 +135,7 @@ def _view(pages: mmap.mmap, tensor: HeaderTensor) -> Tensor:
         data = bytearray(pages[tensor.start : tensor.stop])
         return torch.frombuffer(data, dtype=dtype).view(tensor.shape)
     flat = torch.frombuffer(pages, dtype=dtype, count=size // item, offset=tensor.start)
-    return flat.view(tensor.shape)
+    return flat if len(tensor.shape) == 1 else flat.view(tensor.shape)
 
 
 def _prefault(pages: mmap.mmap, wanted: list[HeaderTensor]) -> None:
