@@ -353,6 +353,20 @@ def test_afterwards_the_cache_may_be_read_only(hub: Hub, model: Toy, way: str) -
             folder.chmod(0o755)
 
 
+def test_a_check_needs_neither_a_network_nor_a_cache_to_write_to(hub: Hub) -> None:
+    lock("org/name")
+    warm.warm(warm.named(["org/name"]))
+    (cache,) = settings.cache_folders()
+    cut = ("unshare", "-rn", *mounted_read_only(cache))
+    if subprocess.run([*cut, "true"], check=False).returncode:
+        pytest.skip("this system permits no network namespaces")
+    check = [*cut, sys.executable, "-m", "hubstate", "warm", "--check", "--json"]
+    done = subprocess.run(check, capture_output=True)
+    assert (done.returncode, json.loads(done.stdout)["complete"]) == (0, True), done.stderr
+    damage_unnoticed(blob(hub.files["model.safetensors"]))
+    assert subprocess.run(check, capture_output=True).returncode == 5
+
+
 def test_afterwards_a_part_is_enough_for_whoever_wants_that_part(hub: Hub, model: Toy) -> None:
     warm.warm(warm.named(["org/name"]), filter=without("fc"))
     os.environ["HUBSTATE_OFFLINE"] = "1"
