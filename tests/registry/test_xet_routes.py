@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, select, update
 from xet_serving import Serving, serving
 
+from hubstate_registry import spooling
 from hubstate_registry.auth import Role
 from hubstate_registry.storage import accounts, xet
 from hubstate_registry.storage.schema import holdings, metadata, tokens
@@ -199,6 +200,17 @@ def test_a_false_shard_is_refused_and_nothing_is_held(server: Serving) -> None:
         body = shard.write(Shard(files=(file,), xorbs=()), created=0, expires=0)
         answer = ada.send("POST", "/v2/shards", data=body)
         assert (answer.status_code, answer.text.strip().endswith(end)) == (200, True), answer.text
+
+
+def test_a_shard_that_is_not_small_waits_on_the_disk_and_leaves_nothing(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooling, "_SMALL", 100)
+    ada = enter(server, "ada", "ada/open")
+    xorb, file = ada.publish(SECRET, SHARED)
+    short = shard.write(Shard(files=(file,), xorbs=()), created=0, expires=0)[:-50]
+    assert ada.send("POST", "/v1/shards", data=short).status_code == 400
+    assert files_below(server) == [format_hash(xorb.hash)]
 
 
 @settings(

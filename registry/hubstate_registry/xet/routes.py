@@ -37,6 +37,7 @@ from hubstate_registry.bodies import hand_on
 from hubstate_registry.context import Call
 from hubstate_registry.dispatch import Rule
 from hubstate_registry.errors import BadRequest, Forbidden, RegistryError, Unauthorized
+from hubstate_registry.spooling import spool
 from hubstate_registry.storage import Storage
 from hubstate_registry.storage.blobs import Blob
 from hubstate_registry.storage.repositories import Repository
@@ -159,12 +160,16 @@ class XetExtension:
 
     async def _upload_shard(self, call: Call, *, version: int) -> Response:
         grant = await to_thread.run_sync(partial(self._admit, call, role=Role.WRITE))
-        data = bytearray()
-        async for block in call.stream(MAX_SHARD):
-            data += block
+        shard = await spool(call.stream(MAX_SHARD), folder=self.xet.storage.files.uploads)
+        limiter = self._checks if shard.tell() <= _LARGE else self._large_checks
         limit = call.registry.settings.limits.object_bytes
-        register = partial(self.xet.register, bytes(data), grant=grant, object_bytes=limit)
-        limiter = self._checks if len(data) <= _LARGE else self._large_checks
+
+        def register() -> None:
+            with shard:
+                shard.seek(0)
+                data = shard.read()
+            self.xet.register(data, grant=grant, object_bytes=limit)
+
         if version == 1:
             await to_thread.run_sync(register, limiter=limiter)
             return JSONResponse({"result": 1})
