@@ -59,6 +59,21 @@ def test_a_repository_is_made_moved_hidden_and_deleted(served: Serving, api: HfA
     api.delete_repo("ada/two", missing_ok=True)
 
 
+def test_an_old_id_goes_on_working_until_it_is_taken(api: HfApi, tmp_path: Path) -> None:
+    api.create_repo("ada/before")
+    api.move_repo("ada/before", "ada/after")
+    for path, data in (("a.txt", b"small"), ("w.bin", weights(2 << 20))):
+        api.upload_file(path_or_fileobj=data, path_in_repo=path, repo_id="ada/before")
+        got = api.hf_hub_download("ada/before", path, local_dir=tmp_path)
+        assert Path(got).read_bytes() == data
+    api.create_tag("ada/before", tag="v1")
+    api.update_repo_settings("ada/before", private=True)
+    assert api.list_repo_files("ada/after", revision="v1") == ["a.txt", "w.bin"]
+    assert api.model_info("ada/after").private
+    api.create_repo("ada/before")
+    assert api.list_repo_files("ada/before") == []
+
+
 def test_files_come_back_as_they_were_sent(api: HfApi, tmp_path: Path) -> None:
     api.create_repo("ada/model")
     content = {"README.md": README, "model.safetensors": weights(3 << 20), "a/b/c.json": b"{}"}
