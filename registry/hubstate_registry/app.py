@@ -7,11 +7,11 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from hubstate_registry.context import Extension, Registry
 from hubstate_registry.dispatch import Dispatcher
 from hubstate_registry.limits import Bucket
 from hubstate_registry.metrics import Metrics
 from hubstate_registry.observe import Observer
+from hubstate_registry.registry import Extension, Registry
 from hubstate_registry.routes import RULES
 from hubstate_registry.settings import Settings
 from hubstate_registry.storage import Storage

@@ -1,23 +1,24 @@
-"""What a route is given: the registry it belongs to, and the call that it answers."""
+"""What a route is given: the call that it answers."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import TypeVar, cast
 from urllib.parse import quote
 
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope
 
-from hubstate_registry.auth import Principal, Role
+from hubstate_registry.addresses import Place, Query
+from hubstate_registry.auth import ANONYMOUS, Role
 from hubstate_registry.bodies import stream_body
 from hubstate_registry.errors import BadRequest, Forbidden, Gated, RepoNotFound, Unauthorized
-from hubstate_registry.limits import Bucket
-from hubstate_registry.metrics import Metrics
-from hubstate_registry.names import RepoId, encodes, parse_repo, shorten
-from hubstate_registry.settings import Settings
+from hubstate_registry.memory import Facts, Memory
+from hubstate_registry.names import RepoId, encodes, shorten
+from hubstate_registry.registry import Registry
 from hubstate_registry.storage import Storage, blobs, references, repositories
 from hubstate_registry.storage.blobs import Blob
 from hubstate_registry.storage.database import Connection
@@ -26,51 +27,13 @@ from hubstate_registry.storage.references import Actor
 from hubstate_registry.storage.repositories import Repository
 from hubstate_registry.storage.trees import Tree
 
-if TYPE_CHECKING:
-    from hubstate_registry.dispatch import Rule
-
-__all__ = ["Call", "Extension", "Moved", "Registry"]
+__all__ = ["Call", "Moved"]
 
 T = TypeVar("T")
-_NO_QUERY = QueryParams()
 View = Connection | Glance
-_MOST_FACTS = 10_000
 _MOST_LETTERS = 200  # of a revision whose commit is remembered
 _FEW = 500  # files of a tree that take no time worth a thread
 _FEW_BLOBS = 20  # that are looked up one by one
-
-
-class Extension(Protocol):
-    """Another way in which bytes come and go; Xet is one. See README.md."""
-
-    name: str
-
-    def rules(self) -> Sequence[Rule]:
-        """Routes to add."""
-
-    def resolve_headers(
-        self, call: Call, repository: Repository, *, commit: str, blob: Blob
-    ) -> Mapping[str, str]:
-        """Headers that tell a downloader of this other way, for the file it asks for."""
-
-    def read(self, blob: Blob, *, start: int, stop: int) -> Iterator[bytes]:
-        """A byte range of a blob that is stored only in this other way."""
-
-    def close(self) -> None:
-        """Leave off what runs in the background; the registry stops."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Registry:
-    """One registry, as its routes see it."""
-
-    settings: Settings
-    storage: Storage
-    metrics: Metrics
-    requests: Bucket
-    failures: Bucket
-    extensions: Mapping[str, Extension] = field(default_factory=dict)
-    ready: bool = False
 
 
 class Moved(Exception):
@@ -81,22 +44,57 @@ class Moved(Exception):
         self.location = location
 
 
-@dataclass(slots=True, kw_only=True)
 class Call:
     """One request, read as far as all routes need it."""
 
-    registry: Registry
-    request: Request
-    principal: Principal
-    params: Mapping[str, str]
+    principal = ANONYMOUS
+    data = b""
+    """The body, where the rule says that it is read."""
     body: object = None
-    """The parsed JSON or form, where the rule says that there is one."""
-    raw_repo: str = ""
-    """The repository's id as it stands in the path, percent-encoded."""
-    facts: dict[object, object] | None = None
-    """What is known since the database last changed, where the answer may rest on that."""
-    in_loop: bool = False
-    """Whether this runs in the event loop, where nothing may take long: a glance is all."""
+    """The JSON in it, where the rule says that there is some."""
+    memory: Memory | None = None
+    """Where this runs in the event loop, which takes only what is known or found at a glance."""
+    facts: Facts | None = None
+    """What is known of the repository, once that is found, and of everything before."""
+
+    def __init__(self, registry: Registry, place: Place, *, scope: Scope, receive: Receive) -> None:
+        self.registry = registry
+        self.place = place
+        self.scope = scope
+        self.receive = receive
+
+    def rely_on(self, memory: Memory) -> None:
+        """Let the answer rest on what is remembered."""
+        self.memory = memory
+        self.facts = memory.anything
+
+    @cached_property
+    def request(self) -> Request:
+        """The request, as Starlette reads it."""
+        return Request(self.scope, self.receive)
+
+    @cached_property
+    def query(self) -> Query:
+        """The query of the address."""
+        return Query(self.scope["query_string"])
+
+    def header(self, name: bytes) -> str | None:
+        """A header of the request, by its name in lower case."""
+        value = self.scope["state"]["headers"].get(name)
+        return None if value is None else value.decode("latin-1")
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        """The words of the path."""
+        return self.place.params
+
+    @property
+    def base(self) -> Hashable:
+        """What an answer depends on that holds an address of this server."""
+        if self.registry.settings.base_url:
+            return None
+        host = self.scope["state"]["headers"].get(b"host")
+        return self.scope["scheme"], host or self.scope.get("server")
 
     @property
     def storage(self) -> Storage:
@@ -106,14 +104,14 @@ class Call:
     @property
     def actor(self) -> Actor:
         """The caller, for the audit log."""
-        request = str(self.request.scope["state"].get("request_id", ""))
+        request = str(self.scope["state"].get("request_id", ""))
         user = self.principal.user or "anonymous"
         return Actor(user=user, token=self.principal.token, request=request)
 
     def read(self) -> AbstractContextManager[Connection]:
         """A view of the database; in the event loop a glance, which can do far less."""
-        if self.in_loop:
-            return nullcontext(cast(Connection, self.storage.glance))
+        if self.memory is not None:
+            return self.memory.view
         return self.storage.database.read()
 
     def write(self) -> AbstractContextManager[Connection]:
@@ -128,12 +126,7 @@ class Call:
     def page_url(self, **query: str) -> str:
         """The address of this very request with other query parameters."""
         own = self.request.url.include_query_params(**query)
-        return self.url(self.request.scope["raw_path"].decode("latin-1") + f"?{own.query}")
-
-    @property
-    def query(self) -> QueryParams:
-        """The query of the address."""
-        return self.request.query_params if self.request.scope["query_string"] else _NO_QUERY
+        return self.url(self.scope["raw_path"].decode("latin-1") + f"?{own.query}")
 
     def fields(self) -> Mapping[str, object]:
         """The body, which must be a JSON object.
@@ -148,7 +141,7 @@ class Call:
     def stream(self, limit: int) -> AsyncIterator[bytearray]:
         """The body as it arrives, up to ``limit`` bytes."""
         limits = self.registry.settings.limits
-        return stream_body(self.request.scope, self.request.receive, limit=limit, limits=limits)
+        return stream_body(self.scope, self.receive, limit=limit, limits=limits)
 
     def need_user(self) -> None:
         """Refuse callers without a token.
@@ -161,10 +154,9 @@ class Call:
 
     def may_read(self, repository: Repository) -> bool:
         """Whether this caller may know of a repository."""
-        if self.principal.role(repository.id.namespace) >= Role.READ:
-            return True
-        known = self.registry.settings.anonymous or self.principal.user is not None
-        return known and not repository.private
+        if repository.private or not (self.principal.user or self.registry.settings.anonymous):
+            return self.principal.role(repository.id.namespace) >= Role.READ
+        return True
 
     def find(self, connection: View, id: RepoId, *, role: Role = Role.READ) -> Repository:
         """The repository of this id, for a caller who has ``role`` in its namespace.
@@ -174,13 +166,10 @@ class Call:
             Unauthorized: the caller has no token and needs one.
             Forbidden: the caller may read it and not do this.
         """
-
-        def find() -> Repository | None:
-            if isinstance(connection, Glance):
-                return connection.repository(id)
-            return repositories.find(connection, id)
-
-        found = self.known(("repository", id), find)
+        if isinstance(connection, Glance):
+            found: Repository | None = self._look(connection, id)
+        else:
+            found = self.known(("repository", id), lambda: repositories.find(connection, id))
         if found is None or not self.may_read(found):
             raise RepoNotFound(str(id))
         if role > Role.READ:
@@ -207,9 +196,8 @@ class Call:
             Unauthorized: the caller has no token and needs one.
             Forbidden: the caller may read it and not do this.
         """
-        id = parse_repo(self.params["repo"])
-        found = self.find(connection, id)
-        if found.id.key != id.key:
+        found = self.find(connection, self.place.id)
+        if self.memory is None and found.id.key != self.place.id.key:
             raise Moved(self._location(found.id))
         if role > Role.READ:
             self.need_role(found.id.namespace, role=role)
@@ -224,6 +212,11 @@ class Call:
         if repository.gated and self.principal.role(repository.id.namespace) < Role.READ:
             raise Gated(f"Access to model {repository.id} is restricted to members")
 
+    @property
+    def revision(self) -> str:
+        """The revision that the path names, ``main`` if it has none."""
+        return self.params.get("revision") or "main"
+
     def commit(self, connection: View, repository: Repository) -> str:
         """The commit of the path's revision, ``main`` if it has none.
 
@@ -231,7 +224,7 @@ class Call:
             RevisionNotFound: there is none.
             BadRequest: the revision is no text.
         """
-        revision = self.params.get("revision") or "main"
+        revision = self.revision
         if not encodes(revision) or "\0" in revision:
             raise BadRequest(f"no revision is called {shorten(revision)}")
 
@@ -244,43 +237,70 @@ class Call:
             return resolve()
         return self.known(("commit", repository.number, revision), resolve)
 
-    def tree(self, connection: View, repository: Repository) -> tuple[str, Tree]:
-        """The commit of the path's revision, and its files.
+    def tree(self, connection: View, repository: Repository, *, commit: str) -> Tree:
+        """The files of a commit.
 
         Raises:
-            RevisionNotFound: there is none.
+            RevisionNotFound: there is no such commit.
         """
-        commit = self.commit(connection, repository)
         tree = self.storage.tree(connection, repository, commit=commit)
-        if self.in_loop and len(tree) > _FEW:
+        if self.memory is not None and len(tree) > _FEW:
             raise Beyond
-        return commit, tree
+        return tree
 
     def blobs(self, connection: View, digests: Iterable[str]) -> Mapping[str, Blob]:
         """Where these bytes are, by their digests; without those that are not stored."""
         facts = {} if self.facts is None else self.facts
         wanted = set(digests)
-        missing = [digest for digest in wanted if ("blob", digest) not in facts]
-        found = {digest: cast(Blob, facts["blob", digest]) for digest in wanted.difference(missing)}
-        for blob in _find_blobs(connection, missing):
+        found = {d: cast(Blob, facts["blob", d]) for d in wanted if ("blob", d) in facts}
+        for blob in _find_blobs(connection, list(wanted.difference(found))):
             found[blob.sha256] = blob
-            if len(facts) < _MOST_FACTS:
-                facts["blob", blob.sha256] = blob
+            if self.facts is not None:
+                self.facts.keep(("blob", blob.sha256), blob)
         return found
 
     def known(self, key: Hashable, find: Callable[[], T]) -> T:
-        """What is known, or what is found now, and then known until the database changes."""
-        if self.facts is not None and key in self.facts:
-            return cast(T, self.facts[key])
+        """What is known, or what is found now, and then known until it may have changed."""
+        facts = self.facts
+        if facts is None:
+            return find()
+        if key in facts:
+            return cast(T, facts[key])
         found = find()
-        if self.facts is not None and len(self.facts) < _MOST_FACTS:
-            self.facts[key] = found
+        facts.keep(key, found)
         return found
 
+    def again(self, key: Hashable, make: Callable[[], Response]) -> Response:
+        """The answer that this key had before, or the one that is made now.
+
+        Of all that an answer is made of, the key names what is neither a fact about the
+        repository nor the caller's right to see it.
+        """
+        facts = self.facts
+        if facts is None:
+            return make()
+        if (kept := facts.get(key)) is not None:
+            return cast(Response, kept)
+        made = make()
+        if made.status_code == 200 and _repeats(made):
+            facts.keep(key, made, size=len(repr(key)) + len(getattr(made, "body", b"")))
+        return made
+
+    def _look(self, glance: Glance, id: RepoId) -> Repository:
+        memory = cast(Memory, self.memory)
+        known = memory.find(id)
+        if known is None:
+            look = glance.look(id, branch=self.revision)
+            known = memory.learn(look.repository)
+            if look.commit is not None:
+                known.facts.keep(("commit", look.repository.number, self.revision), look.commit)
+        self.facts = known.facts
+        return known.repository
+
     def _location(self, id: RepoId) -> str:
-        path = self.request.scope["raw_path"].decode("latin-1")
-        query = self.request.scope["query_string"].decode("latin-1")
-        moved: str = path.replace(f"/{self.raw_repo}", f"/{quote(str(id))}", 1)
+        path = self.scope["raw_path"].decode("latin-1")
+        query = self.scope["query_string"].decode("latin-1")
+        moved: str = path.replace(f"/{self.place.raw_repo}", f"/{quote(str(id))}", 1)
         return f"{moved}?{query}" if query else moved
 
 
@@ -290,3 +310,8 @@ def _find_blobs(connection: View, digests: Sequence[str]) -> Sequence[Blob]:
     if len(digests) > _FEW_BLOBS:
         raise Beyond
     return [connection.blob(digest) for digest in digests]
+
+
+def _repeats(response: Response) -> bool:
+    """Whether the very same object can be sent again; files that are whole on disk can."""
+    return type(response) in (Response, JSONResponse) or getattr(response, "repeats", False)

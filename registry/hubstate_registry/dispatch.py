@@ -7,25 +7,27 @@ segments, ``{word}`` for one segment, and ``{path}`` at the end for all that is 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
-from urllib.parse import parse_qsl, unquote
 
 import anyio.to_thread
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from hubstate_registry.answers import Answers, key_of
+from hubstate_registry.addresses import Place
 from hubstate_registry.auth import ANONYMOUS, Principal
 from hubstate_registry.bodies import read_body
-from hubstate_registry.context import Call, Moved, Registry
+from hubstate_registry.context import Call, Moved
 from hubstate_registry.errors import BadRequest, NoSuchRoute, RegistryError, Unauthorized
 from hubstate_registry.limits import check_headers
+from hubstate_registry.memory import Memory
 from hubstate_registry.names import RESERVED
+from hubstate_registry.registry import Registry
 from hubstate_registry.storage import accounts
 from hubstate_registry.storage.glance import Beyond
 
@@ -36,8 +38,7 @@ Waiting = Callable[[Call], Awaitable[Response]]
 
 _WORDS = "|".join(sorted(map(re.escape, RESERVED)))
 _REPO = rf"(?P<repo>[^/]+(?:/(?!(?:{_WORDS})(?:/|$))[^/]+)?)"
-_FORM_FIELDS = 10_000
-_PATHS = 4096  # whose routes are remembered
+_PATHS = 16_384  # whose places are remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +50,9 @@ class Rule:
     handler: Plain | Waiting
     waits: bool = False
     """Whether the handler is a coroutine: those that read a body as it arrives are."""
-    body: Literal["none", "json", "form"] = "none"
+    body: Literal["none", "json", "bytes"] = "none"
     kept: bool = False
-    """Whether the answer depends on nothing but the address, the caller and the database."""
+    """Whether the answer may rest on what is known of the database, if it has not changed."""
     open: bool = False
     """Whether it answers without looking at any token: health, and signed addresses."""
 
@@ -61,16 +62,16 @@ class Dispatcher:
 
     def __init__(self, registry: Registry, rules: Sequence[Rule]) -> None:
         self.registry = registry
-        self.answers = Answers(registry.storage.glance)
+        self.memory = Memory(registry.storage.glance)
+        self._fresh = False
         self._rules: dict[str, list[tuple[re.Pattern[str], Rule]]] = {}
-        self._found: dict[tuple[str, bytes], tuple[Rule, re.Match[str]]] = {}
+        self._places: dict[tuple[str, bytes], Place] = {}
         for rule in rules:
             compiled = (re.compile(_regex(rule.pattern)), rule)
             self._rules.setdefault(rule.method, []).append(compiled)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        scope.setdefault("state", {})
         try:
             response = await self._answer(scope, receive)
         except ClientDisconnect:
@@ -80,39 +81,60 @@ class Dispatcher:
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         try:
             check_headers(scope, self.registry.settings.limits)
-            rule, match = self._match(scope)
+            place = self._place(scope)
+            rule = place.rule
             scope["state"]["route"] = rule.pattern
-            request = Request(scope, receive)
-            version = self.answers.refresh()
-            headers = dict(reversed(scope["headers"]))  # of several, the first counts
-            secret = headers.get(b"authorization", b"")
-            principal = await self._admit(request, rule, header=secret, version=version)
-            data = await self._data(request, principal, rule=rule)
-            key = key_of(scope, headers, principal, data) if rule.kept else None
-            response = self.answers.get(key)
-            if response is None:
-                call = self._call(request, principal, rule=rule, match=match, data=data)
-                response = await _handle(rule, call)
-                self.answers.keep(key, response, version=version)
-            return response
+            self._refresh()
+            call = Call(self.registry, place, scope=scope, receive=receive)
+            header = scope["state"]["headers"].get(b"authorization")
+            if header and not rule.open:
+                principal = self.memory.principals.find(header)
+                call.principal = principal or await self._principal(scope, header)
+            self._count(call, rule)
+            if rule.body != "none":
+                await self._read(call, rule)
+            if rule.kept:
+                call.rely_on(self.memory)
+                try:
+                    return cast(Plain, rule.handler)(call)
+                except Beyond:
+                    call.memory = None
+            elif rule.waits:
+                return await cast(Waiting, rule.handler)(call)
+            return await anyio.to_thread.run_sync(cast(Plain, rule.handler), call)
         except Moved as moved:
             return Response(status_code=307, headers={"Location": moved.location})
         except RegistryError as error:
             return refusal(error)
 
-    def _match(self, scope: Scope) -> tuple[Rule, re.Match[str]]:
+    def _refresh(self) -> None:
+        """Forget what has changed; under load not for each request, but once for all that wait.
+
+        A request that arrives after this has looked is queued behind the end of this turn of the
+        event loop. So whoever still finds it fresh had begun before.
+        """
+        if not self._fresh:
+            self.memory.refresh()
+            self._fresh = True
+            asyncio.get_running_loop().call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._fresh = False
+
+    def _place(self, scope: Scope) -> Place:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        found = self._found.get((method, scope["raw_path"]))
+        found = self._places.get((method, scope["raw_path"]))
         if found is not None:
             return found
         path = scope["raw_path"].decode("latin-1")
         for regex, rule in self._rules.get(method, ()):
             if match := regex.fullmatch(path):
-                if len(self._found) >= _PATHS:
-                    self._found.clear()
+                found = Place(rule, match.groupdict(""))
                 if rule.kept and len(path) < 1000:
-                    self._found[method, scope["raw_path"]] = rule, match
-                return rule, match
+                    if len(self._places) >= _PATHS:
+                        self._places.clear()
+                    self._places[method, scope["raw_path"]] = found
+                return found
         allowed = [
             rule.method
             for rules in self._rules.values()
@@ -123,89 +145,42 @@ class Dispatcher:
             raise _method_not_allowed(allowed)
         raise NoSuchRoute("This registry does not serve that; docs/protocol.md lists what it does")
 
-    async def _admit(
-        self, request: Request, rule: Rule, *, header: bytes, version: int
-    ) -> Principal:
-        """Find out who is calling, and count the call."""
-        principal = ANONYMOUS
-        if header and not rule.open:
-            principal = await self._principal(request, header=header, version=version)
-        request.scope["state"]["user"] = principal.user
+    def _count(self, call: Call, rule: Rule) -> None:
+        scope, principal = call.scope, call.principal
+        scope["state"]["user"] = principal.user
         if rule.pattern not in ("/healthz", "/readyz"):
-            self.registry.requests.take(principal.token or _address(request))
-        return principal
+            self.registry.requests.take(principal.token or _address(scope))
 
-    def _call(
-        self,
-        request: Request,
-        principal: Principal,
-        *,
-        rule: Rule,
-        match: re.Match[str],
-        data: bytes,
-    ) -> Call:
-        return Call(
-            registry=self.registry,
-            request=request,
-            principal=principal,
-            params={name: _decode(value) for name, value in match.groupdict("").items()},
-            raw_repo=match.groupdict("").get("repo", ""),
-            body=_parse_body(data, rule),
-            facts=self.answers.facts if rule.kept else None,
-        )
-
-    async def _principal(self, request: Request, *, header: bytes, version: int) -> Principal:
+    async def _principal(self, scope: Scope, header: bytes) -> Principal:
+        principals = self.memory.principals  # to keep it in, unless they are others by then
         scheme, _, secret = header.decode("latin-1").partition(" ")
         if not scheme:
             return ANONYMOUS
         secret = secret.strip() if scheme.lower() == "bearer" else ""
-        found = self.answers.principal(secret)
-        if found is None and secret:
+        found = None
+        if secret:
             found = await anyio.to_thread.run_sync(self._authenticate, secret)
-            if found is not None:
-                self.answers.keep_principal(secret, found, version=version)
         if found is None:
-            self.registry.failures.take(_address(request))
+            self.registry.failures.take(_address(scope))
             raise Unauthorized("Invalid credentials in Authorization header")
+        principals.keep(header, found)
         return found
 
     def _authenticate(self, secret: str) -> Principal | None:
         with self.registry.storage.database.read() as connection:
             return accounts.authenticate(connection, secret)
 
-    async def _data(self, request: Request, principal: Principal, *, rule: Rule) -> bytes:
-        if rule.body == "none":
-            return b""
+    async def _read(self, call: Call, rule: Rule) -> None:
         limits = self.registry.settings.limits
-        limit = limits.json_bytes if principal.user else limits.anonymous_bytes
-        return await read_body(request.scope, request.receive, limit=limit, limits=limits)
+        limit = limits.json_bytes if call.principal.user else limits.anonymous_bytes
+        call.data = await read_body(call.scope, call.receive, limit=limit, limits=limits)
+        if rule.body == "json":
+            call.body = parse_json(call.data)
 
 
-def _parse_body(data: bytes, rule: Rule) -> object:
-    if rule.body == "none":
-        return None
-    if rule.body == "json":
-        return parse_json(data)
-    try:
-        return parse_qsl(data.decode(), keep_blank_values=True, max_num_fields=_FORM_FIELDS)
-    except ValueError as error:
-        raise BadRequest("the body is no form, or has too many fields") from error
-
-
-async def _handle(rule: Rule, call: Call) -> Response:
-    if rule.waits:
-        return await cast(Waiting, rule.handler)(call)
-    if rule.kept:
-        try:
-            call.in_loop = True
-            return cast(Plain, rule.handler)(call)
-        except Beyond:
-            call.in_loop = False
-    return await anyio.to_thread.run_sync(cast(Plain, rule.handler), call)
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client else ""
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def parse_json(data: bytes) -> object:
@@ -242,10 +217,3 @@ def _regex(pattern: str) -> str:
     text = re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}")
     text = text.replace("{repo}", _REPO).replace("/{path}", r"(?:/(?P<path>.*))?")
     return re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", text)
-
-
-def _decode(text: str) -> str:
-    try:
-        return unquote(text, errors="strict")
-    except UnicodeDecodeError as error:
-        raise BadRequest("the address is not UTF-8") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain
 from threading import Lock
 
 from starlette.types import Scope
@@ -51,8 +52,10 @@ def check_headers(scope: Scope, limits: Limits) -> None:
         BadRequest: the body is compressed.
     """
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    if sum(len(name) + len(value) for name, value in headers) > limits.header_bytes:
+    if sum(map(len, chain.from_iterable(headers))) > limits.header_bytes:
         raise TooLarge(f"the headers are over {limits.header_bytes} bytes")
+    if b"content-encoding" not in scope["state"]["headers"]:
+        return
     for name, value in headers:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise BadRequest("a compressed body (Content-Encoding) is not read here")

@@ -6,12 +6,14 @@ or bodies, so no token can end up in a log.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -25,7 +27,7 @@ __all__ = ["JsonLines", "Observer", "log"]
 
 log = logging.getLogger("hubstate_registry")
 _ID = re.compile(r"[A-Za-z0-9._:=;-]{1,128}\Z")
-_encode = json.JSONEncoder(check_circular=False).encode
+_quote = json.encoder.encode_basestring_ascii
 _METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 
 
@@ -34,8 +36,12 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        entry = _entry(record.created, record.levelname.lower(), record.getMessage())
-        entry.update(getattr(record, "fields", {}))
+        entry: dict[str, Any] = {
+            "time": _time(record.created),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry)
@@ -47,18 +53,33 @@ class Lines(logging.StreamHandler[Any]):
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self.setFormatter(JsonLines())
+        self._waiting: list[str] = []
 
-    def write(self, event: str, fields: dict[str, Any]) -> None:
-        """Write one line of level info."""
-        line = _encode(_entry(time.time(), "info", event) | fields)
-        with suppress(OSError, ValueError):  # nobody reads it any more
-            self.stream.write(f"{line}\n")
-            self.stream.flush()
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line of a record, behind all that came before."""
+        self._write()
+        super().emit(record)
+
+    def note(self, event: str, fields: str) -> None:
+        """Write a line of level info; ``fields`` is the inside of a JSON object.
+
+        Under load, the lines of all requests of one turn of the event loop are written at once.
+        """
+        begin = f'{{"time": "{_time(time.time())}", "level": "info", "event": "{event}", '
+        self._waiting.append(f"{begin}{fields}}}\n")
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._write)
+
+    def _write(self) -> None:
+        lines, self._waiting = self._waiting, []
+        if lines:
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                self.stream.write("".join(lines))
+                self.stream.flush()
 
 
-def _entry(moment: float, level: str, event: str) -> dict[str, Any]:
-    text = f"{_second(int(moment))}.{int(moment % 1 * 1000):03d}Z"
-    return {"time": text, "level": level, "event": event}
+def _time(moment: float) -> str:
+    return f"{_second(int(moment))}.{int(moment % 1 * 1000):03d}Z"
 
 
 @lru_cache(maxsize=2)
@@ -99,26 +120,29 @@ class Observer:
         self.metrics.note(route, method, seen.status, seconds=seconds)
         self.metrics.received += seen.received
         self.metrics.sent += seen.sent
-        if not log.isEnabledFor(logging.INFO):
+        if log.isEnabledFor(logging.INFO):
+            _log(_fields(scope, seen, route=route, method=method, seconds=seconds))
+
+
+def _fields(scope: Scope, seen: _Seen, *, route: str, method: str, seconds: float) -> str:
+    """What a line says; put together by hand, as this is done for every request."""
+    user, client = scope["state"].get("user"), scope.get("client")
+    path = scope["raw_path"].decode("latin-1")[:2000]
+    return (
+        f'"request_id": "{seen.id}", "method": "{method}", "path": {_quote(path)}, '
+        f'"route": {_quote(route)}, "status": {seen.status}, "ms": {seconds * 1000:.2f}, '
+        f'"received": {seen.received}, "sent": {seen.sent}, '
+        f'"user": {_quote(user) if user else "null"}, '
+        f'"client": {_quote(client[0]) if client else "null"}'
+    )
+
+
+def _log(fields: str) -> None:
+    for handler in log.handlers:
+        if isinstance(handler, Lines):
+            handler.note("request", fields)
             return
-        client = scope.get("client")
-        fields = {
-            "request_id": seen.id,
-            "method": method,
-            "path": scope["raw_path"].decode("latin-1")[:2000],
-            "route": route,
-            "status": seen.status,
-            "ms": round(seconds * 1000, 2),
-            "received": seen.received,
-            "sent": seen.sent,
-            "user": scope["state"].get("user"),
-            "client": client[0] if client else None,
-        }
-        for handler in log.handlers:
-            if isinstance(handler, Lines):
-                handler.write("request", fields)
-                return
-        log.info("request", extra={"fields": fields})
+    log.info("request", extra={"fields": json.loads(f"{{{fields}}}")})
 
 
 class _Seen:
@@ -127,10 +151,11 @@ class _Seen:
     def __init__(self, scope: Scope, *, receive: Receive, send: Send) -> None:
         self.started = time.perf_counter()
         self.status = self.received = self.sent = 0
-        self.id = _request_id(scope)
-        self._receive, self._send = receive, send
-        scope.setdefault("state", {})["request_id"] = self.id
+        headers = dict(reversed(scope["headers"]))  # of several, the first counts
+        self.id = _request_id(headers)
+        scope.setdefault("state", {}).update(headers=headers, request_id=self.id)
         scope.setdefault("raw_path", scope["path"].encode())
+        self._receive, self._send = receive, send
 
     async def on_receive(self) -> Message:
         message = await self._receive()
@@ -140,16 +165,16 @@ class _Seen:
     async def on_send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", []), (b"x-request-id", self.id.encode())]
-            message = {**message, "headers": headers}
+            headers = message.get("headers", ())  # of an answer that may be given again
+            message["headers"] = [*headers, (b"x-request-id", self.id.encode())]
         self.sent += len(message.get("body", b""))
         await self._send(message)
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name in (b"x-request-id", b"x-amzn-trace-id") and _ID.match(value.decode("latin-1")):
-            return str(value.decode("latin-1"))
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    for name in (b"x-request-id", b"x-amzn-trace-id"):
+        if name in headers and _ID.match(given := headers[name].decode("latin-1")):
+            return given
     return os.urandom(16).hex()
 
 

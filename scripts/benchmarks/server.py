@@ -25,20 +25,20 @@ from serving import (
 )
 
 from hubstate_registry.names import RepoId
-from hubstate_registry.storage import Storage, blobs, commits, repositories
+from hubstate_registry.storage import Storage, accounts, blobs, commits, repositories
 from hubstate_registry.storage.references import Actor
 from hubstate_registry.storage.trees import large_entry, small_entry
 
 GIB = 1 << 30
 
 # 16 connections that stay open, each with one request at a time. They ask for the same address
-# again and again, for a new address each time, or each time about another repository, once
-# something has changed: then nothing is known of any of them.
+# again and again, for a new address each time, or each time about another repository: once
+# something has changed, or once an account has, so that nothing is known of any of them.
 METADATA = """
 port, pid, token, head, body, count, how, new = sys.argv[1:]
 import selectors, urllib.request
 def request(number):
-    told = head.format(f"{number if how == 'after a change' else 0:04}")
+    told = head.format(f"{number if how in ('after a change', 'nothing known') else 0:04}")
     told += f"?{new}={number:06}" if how == "new address" else ""
     return (f"{told} HTTP/1.1\\r\\nHost: 127.0.0.1:{port}\\r\\nAuthorization: Bearer {token}\\r\\n"
             f"Content-Type: application/x-www-form-urlencoded\\r\\n"
@@ -91,7 +91,7 @@ print(json.dumps({"requests/s": done / seconds, "server CPU us": (used(pid) - cp
 """
 
 REPOSITORIES = 2500
-WAYS = ("asked before", "new address", "after a change")
+WAYS = ("asked before", "new address", "after a change", "nothing known")
 QUESTIONS = {
     "model_info": ("GET /api/models/admin/r{}", ""),
     "HEAD resolve": ("HEAD /admin/r{}/resolve/main/model.safetensors", ""),
@@ -171,7 +171,7 @@ def main(rounds: int) -> None:
             path = _publish(served, folder)
             _fill(folder / "registry")
             with python_server(_answers(served), folder / "large") as bare:
-                _metadata(served, bare, rounds=rounds)
+                _metadata(served, bare, folder / "registry", rounds=rounds)
                 _download(served, bare, path, rounds=rounds)
             _crowd(served, folder, rounds=rounds)
         _behind_nginx(folder, path, rounds=rounds)
@@ -238,7 +238,7 @@ def _answers(served: Server) -> dict[str, tuple[object, Mapping[str, str]]]:
     return answers
 
 
-def _metadata(served: Server, bare: Server, *, rounds: int) -> None:
+def _metadata(served: Server, bare: Server, root: Path, *, rounds: int) -> None:
     rows: dict[str, list[Row]] = {}
     targets = []
     for name, (head, body) in QUESTIONS.items():
@@ -248,10 +248,20 @@ def _metadata(served: Server, bare: Server, *, rounds: int) -> None:
                 new = f"{name.split()[0]}{number}"
                 values = (server.port, server.pid, server.token or "hsr_none", head, body)
                 arguments = map(str, (*values, REPOSITORIES, how, new))
+                if how == "nothing known":
+                    _change_accounts(root, new)
                 row = run(CLIENT + METADATA, *arguments)
                 rows.setdefault(f"{name}, {how}", []).append(row)
         targets += [_rate(rows, name, how) for how in WAYS]
     report("server metadata: 16 connections, beside bare Starlette routes", rows, targets)
+
+
+def _change_accounts(root: Path, name: str) -> None:
+    """After this the server goes by nothing that it knew, as accounts decide who may see what."""
+    storage = Storage(root)
+    with storage.database.write() as connection:
+        accounts.add_namespace(connection, name)
+    storage.close()
 
 
 def _rate(rows: Mapping[str, list[Row]], name: str, how: str) -> Target:

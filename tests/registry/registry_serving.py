@@ -98,8 +98,8 @@ def serving(root: Path, **options: Any) -> Iterator[Serving]:
     extensions = options.pop("extensions", [])
     limits = {k: options.pop(k) for k in list(options) if hasattr(Limits(), k)}
     settings = Settings(root=root, limits=replace(Limits(), **limits), **options)
-    template, tokens = _template()
-    shutil.copytree(template, root, dirs_exist_ok=True)
+    filled, tokens = template()
+    shutil.copytree(filled, root, dirs_exist_ok=True)
     storage = Storage(root)
     made = [extension(storage) for extension in extensions]
     application = create(settings, storage=storage, extensions=made)
@@ -129,7 +129,7 @@ def serving(root: Path, **options: Any) -> Iterator[Serving]:
 
 
 @cache
-def _template() -> tuple[Path, Mapping[str, str]]:
+def template() -> tuple[Path, Mapping[str, str]]:
     """A folder with the schema and the users, made once: each registry starts as a copy."""
     folder = Path(tempfile.mkdtemp(prefix="registry-"))
     atexit.register(shutil.rmtree, folder)

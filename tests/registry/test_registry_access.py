@@ -12,8 +12,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from registry_serving import Serving, serving
 
-from hubstate_registry.answers import Answers
 from hubstate_registry.auth import Principal, Role
+from hubstate_registry.memory import Memory
 from hubstate_registry.routes import RULES
 from hubstate_registry.storage import Storage, accounts
 from hubstate_registry.xet.routes import XetExtension
@@ -248,18 +248,18 @@ def test_no_kept_answer_outlives_a_change(served: Serving, api: HfApi) -> None:
 
 def test_what_was_found_out_before_a_change_is_not_kept_after_it(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
-    answers = Answers(storage.glance)
-    before = answers.refresh()
-    answers.keep_principal("secret", Principal(user="ada"), version=before)
-    assert answers.principal("secret") == Principal(user="ada")
+    memory = Memory(storage.glance)
+    memory.refresh()
+    before = memory.principals
+    before.keep(b"Bearer secret", Principal(user="ada"))
+    assert memory.principals.find(b"Bearer secret") == Principal(user="ada")
     with storage.database.write() as connection:
         accounts.add_namespace(connection, "ada")
-    assert answers.refresh() != before
-    answers.keep_principal("secret", Principal(user="ada"), version=before)
-    assert answers.principal("secret") is None
-    past = Principal(user="ada", expires=1.0)
-    answers.keep_principal("secret", past, version=answers.refresh())
-    assert answers.principal("secret") is None
+    memory.refresh()
+    before.keep(b"Bearer secret", Principal(user="ada"))
+    assert memory.principals.find(b"Bearer secret") is None
+    memory.principals.keep(b"Bearer secret", Principal(user="ada", expires=1.0))
+    assert memory.principals.find(b"Bearer secret") is None
     storage.close()
 
 

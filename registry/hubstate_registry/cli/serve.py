@@ -16,9 +16,9 @@ import uvicorn
 from hubstate_registry import app
 from hubstate_registry.cli import granian_server
 from hubstate_registry.cli.folder import directory, show_first_token
-from hubstate_registry.context import Registry
 from hubstate_registry.observe import start_logging
 from hubstate_registry.patience import PatientProtocol
+from hubstate_registry.registry import Registry
 from hubstate_registry.settings import Limits, Settings
 from hubstate_registry.storage import Storage
 from hubstate_registry.xet.routes import XetExtension

@@ -63,7 +63,8 @@ def preupload(call: Call) -> Response:
     _no_pull_request(call)
     with call.read() as connection:
         repository = call.repository(connection, role=Role.WRITE)
-        _, tree = call.tree(connection, repository)
+        commit = call.commit(connection, repository)
+        tree = call.tree(connection, repository, commit=commit)
     ignore = _ignore(call, tree)
     limits = call.registry.settings.limits
     return JSONResponse({"files": [_advice(f, tree, ignore=ignore, limits=limits) for f in files]})

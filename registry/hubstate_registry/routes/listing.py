@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import sqlalchemy as sa
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from hubstate_registry.context import Call
 from hubstate_registry.dispatch import Rule
@@ -25,6 +26,11 @@ _NEUTRAL = ("downloads", "likes", "trendingScore", "downloadsAllTime")  # not co
 
 def models(call: Call) -> Response:
     """The repositories that the caller may know of, newest change first unless told."""
+    key = ("models", call.principal.token, call.scope["query_string"], call.base)
+    return call.again(key, lambda: _models(call))
+
+
+def _models(call: Call) -> Response:
     query = call.query
     size = _size(query.get("limit"))
     column = _order(query.get("sort"))
@@ -33,22 +39,20 @@ def models(call: Call) -> Response:
         statement = statement.where(_after(column, query["cursor"]))
     with call.read() as connection:
         rows = connection.execute(statement.limit(size + 1)).all()
-    headers = {}
+    headers: Mapping[str, str] = {}
     if len(rows) > size:
         last = rows[size - 1]
-        mark = render.cursor(json.dumps([getattr(last, column.name), last.id]))
-        headers["Link"] = f'<{call.page_url(cursor=mark)}>; rel="next"'
-    full = render.flag(query.get("full"))
-    card = full or render.flag(query.get("cardData"))
-    found = []
-    for row in rows[:size]:
-        repository = from_row(row)
-        item = render.model(repository, sha=row.commit)
+        headers = render.link(call, json.dumps([getattr(last, column.name), last.id]))
+    return render.answer([_item(call, row) for row in rows[:size]], headers=headers)
+
+
+def _item(call: Call, row: sa.Row[tuple[object, ...]]) -> dict[str, object]:
+    query, repository = call.query, from_row(row)
+    item = render.model(repository, sha=row.commit)
+    wanted = query.getlist("expand")
+    if render.flag(query.get("full")) or render.flag(query.get("cardData")) or "cardData" in wanted:
         item["cardData"] = dict(repository.card) or None
-        if not card and "cardData" not in query.getlist("expand"):
-            del item["cardData"]
-        found.append(expanded(item, query.getlist("expand")))
-    return JSONResponse(found, headers=headers)
+    return expanded(item, wanted)
 
 
 def _select(call: Call) -> sa.Select[tuple[object, ...]]:

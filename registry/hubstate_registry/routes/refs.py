@@ -20,16 +20,20 @@ _PAGE = 50
 
 def list_refs(call: Call) -> Response:
     """All branches and tags."""
+    requests = render.flag(call.query.get("include_prs"))
     with call.read() as connection:
-        found = references.list_references(connection, call.repository(connection))
-    answer: dict[str, object] = {
-        "branches": [_row(ref) for ref in found if ref.kind == "branch"],
-        "tags": [_row(ref) for ref in found if ref.kind == "tag"],
-        "converts": [],
-    }
-    if render.flag(call.query.get("include_prs")):
-        answer["pullRequests"] = []
-    return JSONResponse(answer)
+        repository = call.repository(connection)
+
+        def make() -> Response:
+            found = references.list_references(connection, repository)
+            answer: dict[str, object] = {
+                "branches": [_row(ref) for ref in found if ref.kind == "branch"],
+                "tags": [_row(ref) for ref in found if ref.kind == "tag"],
+                "converts": [],
+            }
+            return render.answer({**answer, "pullRequests": []} if requests else answer)
+
+        return call.again((repository.number, "refs", requests), make)
 
 
 def create_branch(call: Call) -> Response:
@@ -67,12 +71,13 @@ def list_commits(call: Call) -> Response:
         repository = call.repository(connection)
         first = parse_commit(render.read_cursor(mark)) if mark else None
         first = first or call.commit(connection, repository)
-        found = commits.history(connection, repository, commit=first, limit=_PAGE + 1)
-    headers = {}
-    if len(found) > _PAGE:
-        after = render.cursor(found[_PAGE].id)
-        headers["Link"] = f'<{call.page_url(cursor=after)}>; rel="next"'
-    return JSONResponse([render.commit_row(c) for c in found[:_PAGE]], headers=headers)
+
+        def make() -> Response:
+            found = commits.history(connection, repository, commit=first, limit=_PAGE + 1)
+            rows = [render.commit_row(commit) for commit in found[:_PAGE]]
+            return render.page(call, rows, after=found[_PAGE].id if len(found) > _PAGE else None)
+
+        return call.again((repository.number, "commits", first), make)
 
 
 def _create(call: Call, *, kind: str, name: str, revision: str | None, message: str = "") -> None:

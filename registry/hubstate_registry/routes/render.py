@@ -7,13 +7,54 @@ import binascii
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from starlette.responses import JSONResponse, Response
+
 from hubstate_registry.cards import tags_of
+from hubstate_registry.context import Call
 from hubstate_registry.errors import BadRequest
 from hubstate_registry.storage.commits import Commit
 from hubstate_registry.storage.repositories import Repository
 from hubstate_registry.storage.trees import Entry, Tree, pointer
 
-__all__ = ["cursor", "date", "file_row", "flag", "model", "read_cursor", "sibling"]
+__all__ = [
+    "answer",
+    "cursor",
+    "date",
+    "file_row",
+    "flag",
+    "link",
+    "model",
+    "page",
+    "read_cursor",
+    "sibling",
+]
+
+
+class Page(JSONResponse):
+    """A part of a list, which says how this very caller asks for the next."""
+
+
+def answer(content: object, *, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer in JSON."""
+    return JSONResponse(content, headers=headers)
+
+
+def page(
+    call: Call,
+    rows: Sequence[object],
+    *,
+    after: str | None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A list, or a part of one that goes on ``after`` a place."""
+    if after is None:
+        return answer(rows, headers=headers)
+    return Page(rows, headers={**(headers or {}), **link(call, after)})
+
+
+def link(call: Call, after: str) -> Mapping[str, str]:
+    """The header with the address of the page after a place."""
+    return {"Link": f'<{call.page_url(cursor=cursor(after))}>; rel="next"'}
 
 
 def date(seconds: float) -> str:

@@ -90,16 +90,21 @@ def settings(call: Call) -> Response:
 
 def info(call: Call) -> Response:
     """A repository at a revision, with the names of its files."""
-    query = call.query
+    blobs, wanted = render.flag(call.query.get("blobs")), call.query.getlist("expand")
     with call.read() as connection:
         repository = call.repository(connection)
-        commit, tree = call.tree(connection, repository)
-    full = render.model(repository, sha=commit)
-    full["cardData"] = dict(repository.card) or None
-    full["siblings"] = render.siblings(tree, blobs=render.flag(query.get("blobs")))
-    full["usedStorage"] = _storage(tree)
-    full["spaces"] = []
-    return JSONResponse(expanded(full, query.getlist("expand")))
+        commit = call.commit(connection, repository)
+
+        def make() -> Response:
+            tree = call.tree(connection, repository, commit=commit)
+            full = render.model(repository, sha=commit)
+            full["cardData"] = dict(repository.card) or None
+            full["siblings"] = render.siblings(tree, blobs=blobs)
+            full["usedStorage"] = _storage(tree)
+            full["spaces"] = []
+            return render.answer(expanded(full, wanted))
+
+        return call.again((repository.number, "info", commit, blobs, *wanted), make)
 
 
 def auth_check(call: Call) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from starlette.responses import FileResponse, Response, StreamingResponse
@@ -12,6 +13,8 @@ from hubstate_registry.dispatch import Rule
 from hubstate_registry.errors import EntryNotFound
 from hubstate_registry.ranges import parse_range
 from hubstate_registry.storage.blobs import Blob
+from hubstate_registry.storage.database import Connection
+from hubstate_registry.storage.repositories import Repository
 from hubstate_registry.storage.trees import Entry
 
 __all__ = ["RULES"]
@@ -26,30 +29,52 @@ class Whole(FileResponse):
     repeats = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A file, what is said of it, and where its bytes are if it is large."""
+
+    entry: Entry
+    headers: Mapping[str, str]
+    blob: Blob | None
+
+
 def resolve(call: Call) -> Response:
     """A file; HEAD answers from the database alone."""
-    path = call.params["path"]
+    path, method = call.params["path"], call.scope["method"]
     with call.read() as connection:
         repository = call.repository(connection)
         call.need_files(repository)
-        commit, tree = call.tree(connection, repository)
-        entry = tree.get(path)
-        if entry is None:
-            missing = f"{path} does not exist on {call.params['revision']}"
-            raise EntryNotFound(missing, commit=commit)
-        # where the bytes of a large file are; those of a small one are always in a file
-        blob = call.blobs(connection, [entry.sha256]).get(entry.sha256) if entry.large else None
-        headers = _headers(entry, commit=commit)
-        if blob is not None:
-            for extension in call.registry.extensions.values():
-                headers |= extension.resolve_headers(call, repository, commit=commit, blob=blob)
-    if call.request.headers.get("if-none-match") == headers["ETag"]:
-        return Response(status_code=304, headers=headers)
-    if call.request.method == "HEAD":
-        return Response(headers={**headers, "Content-Length": str(entry.size)})
-    if blob is not None and blob.stored != "file":
-        return _elsewhere(call, blob, headers=headers)
-    return _file(call, entry, headers=headers)
+        commit = call.commit(connection, repository)
+        key = (repository.number, commit, path, call.base)
+        found = call.known(
+            ("file", *key), lambda: _find(call, connection, repository, commit=commit)
+        )
+    if call.header(b"if-none-match") == found.headers["ETag"]:
+        return Response(status_code=304, headers=found.headers)
+    return call.again((method, *key), lambda: _answer(call, found))
+
+
+def _find(call: Call, connection: Connection, repository: Repository, *, commit: str) -> _Found:
+    path = call.params["path"]
+    entry = call.tree(connection, repository, commit=commit).get(path)
+    if entry is None:
+        missing = f"{path} does not exist on {call.params['revision']}"
+        raise EntryNotFound(missing, commit=commit)
+    # where the bytes of a large file are; those of a small one are always in a file
+    blob = call.blobs(connection, [entry.sha256]).get(entry.sha256) if entry.large else None
+    headers = _headers(entry, commit=commit)
+    if blob is not None:
+        for extension in call.registry.extensions.values():
+            headers |= extension.resolve_headers(call, repository, commit=commit, blob=blob)
+    return _Found(entry=entry, headers=headers, blob=blob)
+
+
+def _answer(call: Call, found: _Found) -> Response:
+    if call.scope["method"] == "HEAD":
+        return Response(headers={**found.headers, "Content-Length": str(found.entry.size)})
+    if found.blob is not None and found.blob.stored != "file":
+        return _elsewhere(call, found.blob, headers=found.headers)
+    return _file(call, found.entry, headers=found.headers)
 
 
 def _headers(entry: Entry, *, commit: str) -> dict[str, str]:
@@ -81,8 +106,7 @@ def _file(call: Call, entry: Entry, *, headers: Mapping[str, str]) -> Response:
 def _elsewhere(call: Call, blob: Blob, *, headers: Mapping[str, str]) -> Response:
     """Bytes that only an extension can read."""
     source = call.registry.extensions[blob.stored]
-    text = call.request.headers.get("range")
-    if_range = call.request.headers.get("if-range")
+    text, if_range = call.header(b"range"), call.header(b"if-range")
     wanted = parse_range(text, blob.size) if if_range in (None, headers["ETag"]) else None
     start, stop = wanted or (0, blob.size)
     sized = {**headers, "Content-Length": str(stop - start)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import parse_qsl
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from hubstate_registry.context import Call
 from hubstate_registry.dispatch import Rule
@@ -18,48 +19,62 @@ from hubstate_registry.storage.trees import Entry, Tree
 __all__ = ["RULES"]
 
 _PAGE, _EXPANDED = 1000, 50
-_PATHS = 2000
+_PATHS, _FORM_FIELDS = 2000, 10_000
 
 
 def list_tree(call: Call) -> Response:
     """A folder, or everything below it; in pages, ordered by path."""
     query = call.query
-    expand = render.flag(query.get("expand"))
-    folder = call.params["path"].strip("/")
+    expand, recursive = render.flag(query.get("expand")), render.flag(query.get("recursive"))
+    folder, mark = call.params["path"].strip("/"), query.get("cursor")
     with call.read() as connection:
         repository = call.repository(connection)
-        commit, tree = call.tree(connection, repository)
-        if folder not in tree.folders:
-            raise EntryNotFound(
-                f"{folder} does not exist on {call.params['revision']}", commit=commit
-            )
-        paths = (
-            _below(tree, folder) if render.flag(query.get("recursive")) else tree.listings[folder]
-        )
-        size = _EXPANDED if expand else _PAGE
-        after = render.read_cursor(query["cursor"]) if query.get("cursor") else ""
-        page = [path for path in paths if path > after] if after else list(paths)
-        rows = _rows(call, connection, repository, tree=tree, paths=page[:size], expand=expand)
-    headers = {"X-Repo-Commit": commit}
-    if len(page) > size:
-        mark = render.cursor(page[size - 1])
-        headers["Link"] = f'<{call.page_url(cursor=mark)}>; rel="next"'
-    return JSONResponse(rows, headers=headers)
+        commit = call.commit(connection, repository)
+
+        def make() -> Response:
+            tree = call.tree(connection, repository, commit=commit)
+            if folder not in tree.folders:
+                missing = f"{folder} does not exist on {call.params['revision']}"
+                raise EntryNotFound(missing, commit=commit)
+            paths = _below(tree, folder) if recursive else tree.listings[folder]
+            size = _EXPANDED if expand else _PAGE
+            after = render.read_cursor(mark) if mark else ""
+            page = [path for path in paths if path > after] if after else list(paths)
+            rows = _rows(call, connection, repository, tree=tree, paths=page[:size], expand=expand)
+            next_page = page[size - 1] if len(page) > size else None
+            return render.page(call, rows, after=next_page, headers={"X-Repo-Commit": commit})
+
+        key = (repository.number, "tree", commit, folder, recursive, expand, mark)
+        return call.again(key, make)
 
 
 def paths_info(call: Call) -> Response:
     """The rows of named files and folders; those that are not there are left out."""
-    pairs = call.body if isinstance(call.body, list) else []
+    with call.read() as connection:
+        repository = call.repository(connection)
+        commit = call.commit(connection, repository)
+
+        def make() -> Response:
+            paths, expand = _wanted(call.data)
+            tree = call.tree(connection, repository, commit=commit)
+            known = [path for path in paths if path in tree or path in tree.folders]
+            rows = _rows(call, connection, repository, tree=tree, paths=known, expand=expand)
+            return render.answer(rows, headers={"X-Repo-Commit": commit})
+
+        return call.again((repository.number, "paths", commit, call.data), make)
+
+
+def _wanted(form: bytes) -> tuple[list[str], bool]:
+    """The paths of a form, and whether their commits are asked for."""
+    try:
+        pairs = parse_qsl(form.decode(), keep_blank_values=True, max_num_fields=_FORM_FIELDS)
+    except ValueError as error:
+        raise BadRequest("the body is no form, or has too many fields") from error
     paths = [value.strip("/") for name, value in pairs if name in ("paths", "paths[]")]
     if len(paths) > _PATHS:
         raise BadRequest(f"at most {_PATHS} paths at once")
     expand = any(name == "expand" and render.flag(value) for name, value in pairs)
-    with call.read() as connection:
-        repository = call.repository(connection)
-        commit, tree = call.tree(connection, repository)
-        known = [path for path in dict.fromkeys(paths) if path in tree or path in tree.folders]
-        rows = _rows(call, connection, repository, tree=tree, paths=known, expand=expand)
-    return JSONResponse(rows, headers={"X-Repo-Commit": commit})
+    return list(dict.fromkeys(paths)), expand
 
 
 def _below(tree: Tree, folder: str) -> Sequence[str]:
@@ -133,7 +148,7 @@ RULES = [
         method="POST",
         pattern="/api/models/{repo}/paths-info/{revision}",
         handler=paths_info,
-        body="form",
+        body="bytes",
         kept=True,
     ),
 ]

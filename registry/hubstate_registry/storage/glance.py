@@ -11,29 +11,47 @@ from __future__ import annotations
 import json
 import sqlite3
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from hubstate_registry.names import RepoId
 from hubstate_registry.storage.blobs import Blob
 from hubstate_registry.storage.repositories import Repository
 from hubstate_registry.storage.trees import Tree
 
-__all__ = ["Beyond", "Glance"]
+__all__ = ["EVERYTHING", "Beyond", "Glance", "Look"]
+
+EVERYTHING = 0
+"""The journal's word for a change that is not about one repository."""
 
 _LARGE = 8192  # bytes of a stored tree: from some 80 files on, it takes time worth a thread
 
-_REPOSITORY = """
-    SELECT id, namespace, name, private, gated, created, modified, card
-    FROM repositories WHERE key = ?"""
+_LOOK = """
+    SELECT r.id, r.namespace, r.name, r.private, r.gated, r.created, r.modified, r.card,
+        head."commit", CASE WHEN length(c.tree) <= ? THEN c.tree END
+    FROM repositories AS r
+    LEFT JOIN refs AS head
+        ON head.repository = r.id AND head.kind = 'branch' AND head.name = ?
+    LEFT JOIN commits AS c ON c.repository = r.id AND c.id = head."commit"
+    WHERE r.key = ?"""
 _HEAD = "SELECT \"commit\" FROM refs WHERE repository = ? AND kind = 'branch' AND name = ?"
 _TREE = """
     SELECT CASE WHEN length(tree) <= ? THEN tree END
     FROM commits WHERE repository = ? AND id = ?"""
 _BLOB = "SELECT sha256, size, stored, xet FROM blobs WHERE sha256 = ?"
+_CHANGES = "SELECT number, repository FROM changes WHERE number > ? ORDER BY number LIMIT ?"
+_NEWEST = "SELECT coalesce(max(number), 0) FROM changes"
+_MOST_CHANGES = 1000  # that are gone through one by one
 
 
 class Beyond(Exception):
     """More than a glance is needed: ask the database properly."""
+
+
+class Look(NamedTuple):
+    """A repository, and where a branch of it is."""
+
+    repository: Repository
+    commit: str | None
 
 
 class Glance:
@@ -43,22 +61,37 @@ class Glance:
         self._connection = sqlite3.connect(
             database, isolation_level=None, check_same_thread=False, timeout=30
         )
+        self._tree: tuple[tuple[int, str | None], bytes | None] = (0, None), None
+        """The files that the last look brought along: its commit, and their stored form."""
 
     def version(self) -> int:
         """Another number than before, once any other connection has committed anything."""
         row = self._connection.execute("PRAGMA data_version").fetchone()
         return int(row[0])
 
-    def repository(self, id: RepoId) -> Repository:
-        """The repository of this very key; not the one that once had it.
+    def changes(self, *, since: int) -> list[int] | None:
+        """The numbers of the repositories that changed after the ``since``-th change, in order.
+
+        None if more than that changed, or the journal no longer tells.
+        """
+        rows = self._connection.execute(_CHANGES, (since, _MOST_CHANGES)).fetchall()
+        numbers = [repository for _, repository in rows]
+        gap = bool(rows) and rows[0][0] != since + 1
+        return None if gap or len(rows) == _MOST_CHANGES or EVERYTHING in numbers else numbers
+
+    def newest_change(self) -> int:
+        """How many changes there were."""
+        return int(self._connection.execute(_NEWEST).fetchone()[0])
+
+    def look(self, id: RepoId, *, branch: str) -> Look:
+        """The repository of this very key, not the one that once had it, and one of its branches.
 
         Raises:
             Beyond: there is none.
         """
-        number, namespace, name, private, gated, created, modified, card = self._row(
-            _REPOSITORY, id.key
-        )
-        return Repository(
+        row = self._row(_LOOK, _LARGE, branch, id.key)
+        number, namespace, name, private, gated, created, modified, card, commit, tree = row
+        repository = Repository(
             number=number,
             id=RepoId(namespace=namespace, name=name),
             private=bool(private),
@@ -67,6 +100,8 @@ class Glance:
             modified=modified,
             card={} if card == "{}" else json.loads(card),
         )
+        self._tree = (number, commit), tree
+        return Look(repository=repository, commit=commit)
 
     def head(self, repository: Repository, *, branch: str) -> str:
         """Where a branch is.
@@ -82,7 +117,8 @@ class Glance:
         Raises:
             Beyond: there is no such commit, or it has many files.
         """
-        data = self._row(_TREE, _LARGE, repository.number, commit)[0]
+        data = self._tree[1] if self._tree[0] == (repository.number, commit) else None
+        data = data or self._row(_TREE, _LARGE, repository.number, commit)[0]
         if data is None:
             raise Beyond
         return Tree.load(data)

@@ -10,6 +10,7 @@
                                   ├─< references          branches, tags: compare-and-swap
                                   └─< holdings >── blobs  which repository may speak of which bytes
     audit                                                 who moved which reference, for ever
+    changes                                               what changed last, by triggers
 
 A blob's bytes are known by hash to the whole server, but a hash alone opens nothing: a
 repository may commit, and a reader may read, only what the repository *holds*.
@@ -23,6 +24,7 @@ import sqlalchemy as sa
 __all__ = [
     "audit",
     "blobs",
+    "changes",
     "commits",
     "holdings",
     "memberships",
@@ -160,5 +162,13 @@ audit = sa.Table(
     sa.Column("reference", sa.Text, nullable=False),
     sa.Column("old", sa.Text, nullable=False),
     sa.Column("new", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+changes = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("repository", sa.Integer, nullable=False),  # 0 is everything; see the migration
     sqlite_autoincrement=True,
 )
