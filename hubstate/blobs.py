@@ -177,8 +177,12 @@ class Blobs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.temporaries = folder / "tmp"
-        self._root = str(folder / "blobs" / "sha256")
+        self._root = f"{folder}/blobs/sha256"
+
+    @property
+    def temporaries(self) -> Path:
+        """Where blobs are while they are written."""
+        return self.folder / "tmp"
 
     def path(self, digest: Digest) -> Path:
         """Where a blob is, or would be."""

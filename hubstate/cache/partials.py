@@ -57,8 +57,8 @@ class Partials:
     """What one cache folder has of one file."""
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.folder = folder / "partial" / key
-        self._temporaries = folder / "tmp"
+        self.folder = Path(f"{folder}/partial/{key}")
+        self._temporaries = Path(f"{folder}/tmp")
 
     def __iter__(self) -> Iterator[Partial]:
         """Those whose record still holds."""

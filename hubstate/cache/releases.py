@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hubstate.blobs import FileInfo, write_file
+from hubstate.blobs import FileInfo, listed, write_file
 from hubstate.endpoints.base import Commit
 from hubstate.endpoints.records import (
     dump_commit,
@@ -89,7 +89,7 @@ class Releases:
         )
 
     def _commit(self, endpoint: str, repo: str, id: str) -> Commit:
-        path = self._repo(endpoint, repo) / "commits" / f"{id}.json"
+        path = Path(f"{self._repo(endpoint, repo)}/commits/{id}.json")
         return parse_commit(path.read_bytes(), repo=repo, id=id, what=str(path))
 
     def _find_alias(self, endpoint: str, reference: Reference) -> KnownRelease | None:
@@ -99,7 +99,7 @@ class Releases:
         return max(matches, key=lambda release: release.commit.date, default=None)
 
     def _known(self, endpoint: str, repo: str) -> Iterator[KnownRelease]:
-        for path in sorted((self._repo(endpoint, repo) / "revisions").glob("*.json")):
+        for path in listed(Path(f"{self._repo(endpoint, repo)}/revisions"), "*.json"):
             with contextlib.suppress(OSError, Damaged, ValueError):
                 reference = Reference(repo=repo, revision=unquote_name(path.stem))
                 yield self._read(endpoint, reference, path)
@@ -137,7 +137,7 @@ class Releases:
         Raises:
             OSError: the folder cannot be written.
         """
-        mark = self._endpoint(endpoint) / "endpoint.json"
+        mark = Path(f"{self._endpoint(endpoint)}/endpoint.json")
         if not mark.exists():
             self._write(mark, dump_record({"name": endpoint}))
         self._record_commit(endpoint, commit)
@@ -175,7 +175,7 @@ class Releases:
         return self._revision(endpoint, reference), self._commit_record(endpoint, commit)
 
     def _commit_record(self, endpoint: str, commit: Commit) -> Path:
-        return self._repo(endpoint, commit.repo) / "commits" / f"{commit.id}.json"
+        return Path(f"{self._repo(endpoint, commit.repo)}/commits/{commit.id}.json")
 
     @staticmethod
     def touch(known: KnownRelease) -> None:
@@ -184,15 +184,17 @@ class Releases:
             with contextlib.suppress(OSError):
                 os.utime(known.path)
 
-    def _endpoint(self, name: str) -> Path:
-        return self.folder / "endpoints" / hashlib.sha256(name.encode()).hexdigest()[:12]
+    # Joined as text, since each opening of a release needs a dozen of them.
 
-    def _repo(self, endpoint: str, repo: str) -> Path:
-        return self._endpoint(endpoint) / (repo if "/" in repo else f"_/{repo}")
+    def _endpoint(self, name: str) -> str:
+        return f"{self.folder}/endpoints/{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+    def _repo(self, endpoint: str, repo: str) -> str:
+        return f"{self._endpoint(endpoint)}/{repo if '/' in repo else f'_/{repo}'}"
 
     def _revision(self, endpoint: str, reference: Reference) -> Path:
-        name = f"{quote_name(reference.revision)}.json"
-        return self._repo(endpoint, reference.repo) / "revisions" / name
+        place = self._repo(endpoint, reference.repo)
+        return Path(f"{place}/revisions/{quote_name(reference.revision)}.json")
 
 
 def _repo(path: Path) -> str:
