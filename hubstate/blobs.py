@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import hashlib
 import io
 import os
 import shutil
@@ -47,7 +46,6 @@ __all__ = [
 ]
 
 DAY = 86_400.0  # seconds; no transfer leaves its temporary untouched for that long
-_BLOCK = 1 << 20  # 1 MiB at a time, into one buffer that is used again and again
 
 
 class Stream(Protocol):
@@ -214,9 +212,11 @@ class Blobs:
             DigestMismatch: it has another size or digest than ``info`` states.
             OSError: the stream cannot be read, or the folder not written.
         """
+        from hubstate.copying import copy_stream  # here, as a warm load copies nothing
+
         temporary_file = _temporary(self.temporaries, mode=0o444, durable=durable)
         with temporary_file as (temporary, descriptor):
-            digest, size = _copy(stream, descriptor, limit=info.size, progress=progress)
+            digest, size = copy_stream(stream, descriptor, limit=info.size, progress=progress)
             check_info(info, FileInfo(size=size, digest=digest), what=what)
             path = self.path(digest)
             if not replace and (kept := _touch(path, size)):
@@ -268,61 +268,6 @@ def _touch(path: Path, size: int) -> os.stat_result | None:
     except OSError:
         return None
     return status if status.st_size == size else None
-
-
-def _copy(
-    stream: Stream,
-    descriptor: int,
-    *,
-    limit: int | None,
-    progress: Callable[[int], object] | None,
-) -> tuple[Digest, int]:
-    hasher, size = hashlib.sha256(), 0
-    block = memoryview(bytearray(_BLOCK))
-    if isinstance(stream, io.FileIO) and hasattr(os, "copy_file_range") and stream.seekable():
-        size = _copy_file(
-            stream, descriptor, block=block, update=hasher.update, limit=limit, progress=progress
-        )
-    # A stream that goes on past its stated size is cut off: it must not fill the disk.
-    while (limit is None or size <= limit) and (count := stream.readinto(block) or 0):
-        hasher.update(block[:count])
-        _write(descriptor, block[:count], durable=False)
-        size += count
-        if progress:
-            progress(count)
-    return Digest(hasher.hexdigest()), size
-
-
-def _copy_file(
-    stream: io.FileIO,
-    descriptor: int,
-    *,
-    block: memoryview,
-    update: Callable[[memoryview], object],
-    limit: int | None,
-    progress: Callable[[int], object] | None,
-) -> int:
-    """Have the system copy a file, which may share its blocks; the number of bytes.
-
-    What cannot be read is left to whoever reads on from there, and gets the error.
-    """
-    from hubstate.copying import STEP, copy_range
-
-    source, first, size = stream.fileno(), stream.tell(), 0
-    end = os.fstat(source).st_size - first if limit is None else limit
-    for at in range(0, end, STEP):
-        stop = min(end, at + STEP)
-        copy_range(source, descriptor, start=first + at, stop=first + stop, at=at)
-        while count := os.preadv(descriptor, [block], size):
-            update(block[:count])
-            size += count
-            if progress:
-                progress(count)
-        if size < stop:
-            break
-    stream.seek(first + size)
-    os.lseek(descriptor, size, os.SEEK_SET)
-    return size
 
 
 def check_info(expected: FileInfo, found: FileInfo, *, what: str) -> None:

@@ -13,9 +13,17 @@ them in the kernel, or on the server that has them.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import os
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["STEP", "copy_range", "split"]
+from hubstate.digest import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["STEP", "copy_range", "copy_stream", "split"]
 
 STEP = 64 << 20
 """Bytes to copy at a time: an interrupt waits for so much, and it is in memory to be hashed."""
@@ -35,6 +43,72 @@ def copy_range(source: int, target: int, *, start: int, stop: int, at: int) -> N
     for begin, end in split(start, stop, shift=shift, block=os.fstat(target).st_blksize):
         done = _copy_in_kernel(source, target, begin, end, shift)
         _copy_through_memory(source, target, done, end, shift)
+
+
+def copy_stream(
+    stream: Any,
+    descriptor: int,
+    *,
+    limit: int | None,
+    progress: Callable[[int], object] | None,
+) -> tuple[Digest, int]:
+    """Write what a stream holds to a descriptor; its digest, and the number of bytes.
+
+    Args:
+        stream: has ``readinto``; a file is copied by the system, which may share its blocks.
+        descriptor: an empty file, open for reading and writing.
+        limit: a stream that goes on past it is cut off soon after.
+        progress: is told of bytes.
+
+    Raises:
+        OSError: the stream cannot be read, or the file not written.
+    """
+    hasher, size = hashlib.sha256(), 0
+    block = memoryview(bytearray(_BLOCK))
+    if isinstance(stream, io.FileIO) and hasattr(os, "copy_file_range") and stream.seekable():
+        size = _copy_file(
+            stream, descriptor, block=block, update=hasher.update, limit=limit, progress=progress
+        )
+    # A stream that goes on past its stated size is cut off: it must not fill the disk.
+    while (limit is None or size <= limit) and (count := stream.readinto(block) or 0):
+        hasher.update(block[:count])
+        view = block[:count]
+        while view:
+            view = view[os.write(descriptor, view) :]
+        size += count
+        if progress:
+            progress(count)
+    return Digest(hasher.hexdigest()), size
+
+
+def _copy_file(
+    stream: io.FileIO,
+    descriptor: int,
+    *,
+    block: memoryview,
+    update: Callable[[memoryview], object],
+    limit: int | None,
+    progress: Callable[[int], object] | None,
+) -> int:
+    """Have the system copy a file, which may share its blocks; the number of bytes.
+
+    What cannot be read is left to whoever reads on from there, and gets the error.
+    """
+    source, first, size = stream.fileno(), stream.tell(), 0
+    end = os.fstat(source).st_size - first if limit is None else limit
+    for at in range(0, end, STEP):
+        stop = min(end, at + STEP)
+        copy_range(source, descriptor, start=first + at, stop=first + stop, at=at)
+        while count := os.preadv(descriptor, [block], size):
+            update(block[:count])
+            size += count
+            if progress:
+                progress(count)
+        if size < stop:
+            break
+    stream.seek(first + size)
+    os.lseek(descriptor, size, os.SEEK_SET)
+    return size
 
 
 def split(start: int, stop: int, *, shift: int, block: int) -> list[tuple[int, int]]:

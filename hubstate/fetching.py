@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hubstate import hub
 from hubstate.errors import HubstateError
 from hubstate.filters import Filter, check_filter
 from hubstate.header import HeaderTensor
@@ -63,8 +62,6 @@ def fetch(
     ['config.json', 'hubstate.json']
     """
     check_filter(filter)
-    if filter is None:
-        return hub.fetch(reference, files=files, registry=registry, cache=cache, progress=progress)
     release = open_release(reference, registry=registry, cache=cache)
     wanted = {name: wanted_tensors(release, name, filter) for name in release.select(files)}
     for name, tensors in wanted.items():

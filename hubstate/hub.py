@@ -1,4 +1,4 @@
-"""Fetching and publishing releases by reference.
+"""Opening and publishing releases by reference.
 
 A reference is resolved by the registry, unless it is pinned (a full commit, or ``sha256:`` of
 the manifest) and the cache knows it. What it meant is kept in the cache, so that it also works
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,6 @@ from hubstate.errors import (
     Unreachable,
 )
 from hubstate.lock import reference_pin
-from hubstate.progress import Hook
 from hubstate.reference import Reference
 from hubstate.release import Release, read_release
 from hubstate.values import replace
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Release",
-    "fetch",
     "open_pinned",
     "open_registry",
     "open_release",
@@ -151,33 +149,6 @@ def _source(endpoint: Endpoint, cache: Cache, reference: Reference, commit: Comm
         commit=commit,
         infos=dict(commit.files),
     )
-
-
-def fetch(
-    reference: str | Reference,
-    *,
-    files: Iterable[str] | None = None,
-    registry: Registry | None = None,
-    cache: Cache | None = None,
-    progress: Hook | None = None,
-) -> Release:
-    """A release with its files verified in the cache; ``.paths`` says where they are.
-
-    Args:
-        reference: ``org/name@revision``.
-        files: names, or patterns such as ``*.json``; all files if not given.
-        registry: a folder or URL instead of the configured registry.
-        cache: instead of the configured cache.
-        progress: told of bytes as they arrive; without it, a terminal shows a bar.
-
-    Raises:
-        FileNotInRelease: a name or pattern that nothing in the release has.
-        DigestMismatch: the registry has other content under a file's name.
-        HubstateError: see :func:`open_release`.
-    """
-    release = open_release(reference, registry=registry, cache=cache)
-    release.fetch(files, progress=progress)
-    return release
 
 
 def _resolve(endpoint: Endpoint, cache: Cache, reference: Reference, *, refresh: bool) -> Commit:

@@ -30,7 +30,8 @@ from hubstate.cache import Cache, layers
 from hubstate.digest import Digest
 from hubstate.endpoints.folder import FolderEndpoint
 from hubstate.errors import Conflict, Damaged, DigestMismatch, InvalidSetting
-from hubstate.hub import fetch, publish_files
+from hubstate.fetching import fetch
+from hubstate.hub import publish_files
 from hubstate.lock import LockFile, dump_lock, parse_lock, read_lock, write_lock
 from hubstate.pinning import add_pins
 from hubstate.reference import Reference

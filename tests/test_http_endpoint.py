@@ -33,7 +33,8 @@ from hubstate.errors import (
     RevisionNotFound,
     Unreachable,
 )
-from hubstate.hub import fetch, open_release, publish_files
+from hubstate.fetching import fetch
+from hubstate.hub import open_release, publish_files
 from hubstate.reference import Reference
 from hubstate.transport import Patience
 

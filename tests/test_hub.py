@@ -31,6 +31,7 @@ from hubstate.errors import (
     RevisionNotFound,
     Unreachable,
 )
+from hubstate.fetching import fetch
 from hubstate.header import dump_header
 from hubstate.manifest import Entry, FileRecord, Manifest, dump, hash_weights
 from hubstate.reference import Reference
@@ -145,7 +146,7 @@ def damage(path: Path, data: bytes) -> None:
 
 def test_what_is_published_is_fetched(files: dict[str, bytes]) -> None:
     commit = publish(files, tag="v1")
-    release = hub.fetch("org/name@v1")
+    release = fetch("org/name@v1")
     assert release.commit == commit
     assert {name: path.read_bytes() for name, path in release.paths.items()} == files
     assert release.manifest
@@ -222,21 +223,21 @@ def test_opening_fetches_the_manifest_only(files: dict[str, bytes], server: Serv
 
 def test_files_are_chosen_by_name_and_by_pattern(files: dict[str, bytes]) -> None:
     publish({**files, "onnx/a.json": b"1"})
-    assert set(hub.fetch("org/name", files=["*.json"]).paths) == {"hubstate.json", "onnx/a.json"}
-    assert set(hub.fetch("org/name", files="README.md").paths) >= {"README.md"}
-    release = hub.fetch("org/name", files=["README.md"])
+    assert set(fetch("org/name", files=["*.json"]).paths) == {"hubstate.json", "onnx/a.json"}
+    assert set(fetch("org/name", files="README.md").paths) >= {"README.md"}
+    release = fetch("org/name", files=["README.md"])
     assert set(release.paths) == {"README.md", "hubstate.json"}
     with pytest.raises(FileNotInRelease, match=r"no file '\*\.bin'; it has README\.md"):
-        hub.fetch("org/name", files=["*.bin"])
+        fetch("org/name", files=["*.bin"])
 
 
 def test_progress_hears_of_what_is_fetched_and_of_nothing_else(files: dict[str, bytes]) -> None:
     publish(files)
     told: list[int] = []
     hub.open_release("org/name")
-    hub.fetch("org/name", progress=told.append)
+    fetch("org/name", progress=told.append)
     assert sum(told) == len(files["README.md"]) + len(WEIGHTS)
-    hub.fetch("org/name", progress=told.append)
+    fetch("org/name", progress=told.append)
     assert sum(told) == len(files["README.md"]) + len(WEIGHTS)
 
 
@@ -247,9 +248,9 @@ def test_an_interrupted_fetch_is_completed_by_the_next(files: dict[str, bytes]) 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        hub.fetch("org/name", progress=interrupt)
+        fetch("org/name", progress=interrupt)
     assert list((Cache().folders[0] / "tmp").iterdir()) == []
-    assert set(hub.fetch("org/name").paths) == set(files)
+    assert set(fetch("org/name").paths) == set(files)
 
 
 def test_what_is_not_there_is_named(files: dict[str, bytes]) -> None:
@@ -269,10 +270,10 @@ def test_a_pinned_release_in_the_cache_asks_nothing(
     files: dict[str, bytes], server: Server
 ) -> None:
     commit = publish(files)
-    hub.fetch("org/name", registry=server)
+    fetch("org/name", registry=server)
     server.asked.clear()
     for revision in (commit.id, str(Digest.of(files["hubstate.json"]))):
-        release = hub.fetch(f"org/name@{revision}", registry=server)
+        release = fetch(f"org/name@{revision}", registry=server)
         assert set(release.paths) == set(files)
     assert server.asked == []
 
@@ -281,10 +282,10 @@ def test_a_branch_is_asked_for_and_its_unchanged_files_are_not_fetched(
     files: dict[str, bytes], server: Server
 ) -> None:
     publish(files)
-    hub.fetch("org/name", registry=server)
+    fetch("org/name", registry=server)
     server.asked.clear()
     moved = publish({**files, "README.md": b"# better"})
-    release = hub.fetch("org/name", registry=server)
+    release = fetch("org/name", registry=server)
     assert release.commit == moved
     assert server.asked == ["resolve main", "read README.md"]
 
@@ -294,9 +295,9 @@ def test_a_server_that_states_no_digests_is_asked_for_each_file_once(
 ) -> None:
     publish(files)
     server.states_digests = False
-    hub.fetch("org/name", registry=server)
+    fetch("org/name", registry=server)
     server.asked.clear()
-    assert set(hub.fetch("org/name", registry=server).paths) == set(files)
+    assert set(fetch("org/name", registry=server).paths) == set(files)
     assert server.asked == ["resolve main"]
     (entry,) = entries(Cache())
     assert entry.present == set(files)
@@ -310,12 +311,12 @@ def test_offline_nothing_is_asked_and_the_last_answer_counts(
     files: dict[str, bytes], server: Server, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     commit = publish(files)
-    hub.fetch("org/name", registry=server)
+    fetch("org/name", registry=server)
     publish({"a": b"newer"})
     server.asked.clear()
     monkeypatch.setenv(name, "1")
     for revision in ("main", commit.id, str(Digest.of(files["hubstate.json"]))):
-        release = hub.fetch(f"org/name@{revision}", registry=server)
+        release = fetch(f"org/name@{revision}", registry=server)
         assert release.commit == commit
         assert release.weights_header().tensors["a"].shape == (2, 3)
     assert server.asked == []
@@ -353,12 +354,12 @@ def test_a_server_is_named_by_its_url_and_the_cache_serves_what_came_from_it(
     files: dict[str, bytes], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(files)
-    hub.fetch("org/name", registry=server)
+    fetch("org/name", registry=server)
     monkeypatch.setenv("HUBSTATE_REGISTRY", f"{server.name}/")
     monkeypatch.setenv("HUBSTATE_OFFLINE", "1")
-    assert set(hub.fetch("org/name").paths) == set(files)
+    assert set(fetch("org/name").paths) == set(files)
     with pytest.raises(Offline, match=f"forbids asking {server.name}"):
-        hub.fetch("org/other")
+        fetch("org/other")
 
 
 def test_offline_a_folder_registry_is_still_read(
@@ -366,30 +367,30 @@ def test_offline_a_folder_registry_is_still_read(
 ) -> None:
     monkeypatch.setenv("HUBSTATE_OFFLINE", "1")
     publish(files)
-    assert set(hub.fetch("org/name").paths) == set(files)
+    assert set(fetch("org/name").paths) == set(files)
 
 
 def test_offline_a_folder_that_is_not_mounted_is_made_up_for_by_the_cache(
     files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(files)
-    hub.fetch("org/name")
+    fetch("org/name")
     (tmp_path / "registry").rename(tmp_path / "elsewhere")
     with pytest.raises(RepositoryNotFound):
-        hub.fetch("org/name")
+        fetch("org/name")
     monkeypatch.setenv("HUBSTATE_OFFLINE", "1")
     with pytest.warns(UserWarning, match="is taken to mean commit"):
-        assert set(hub.fetch("org/name").paths) == set(files)
+        assert set(fetch("org/name").paths) == set(files)
 
 
 def test_a_registry_that_is_down_is_made_up_for_with_a_warning(
     files: dict[str, bytes], server: Server
 ) -> None:
     commit = publish(files)
-    hub.fetch("org/name", registry=server)
+    fetch("org/name", registry=server)
     server.up = False
     with pytest.warns(UserWarning, match=f"{commit.id}.*connection refused") as caught:
-        assert hub.fetch("org/name", registry=server).commit == commit
+        assert fetch("org/name", registry=server).commit == commit
     assert len(caught) == 1
     with pytest.raises(Unreachable):
         hub.open_release("org/name", registry=server, refresh=True)
@@ -402,20 +403,20 @@ def test_a_registry_that_is_down_is_made_up_for_with_a_warning(
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(files: dict[str, bytes]) -> None:
     publish(files)
-    path = hub.fetch("org/name").path("model.safetensors")
+    path = fetch("org/name").path("model.safetensors")
     damage(path, bytes(len(WEIGHTS)))
-    assert hub.fetch("org/name").path("model.safetensors").read_bytes() == WEIGHTS
+    assert fetch("org/name").path("model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_offline_a_damaged_file_is_named(
     files: dict[str, bytes], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(files)
-    release = hub.fetch("org/name", registry=server)
+    release = fetch("org/name", registry=server)
     damage(release.path("model.safetensors"), bytes(len(WEIGHTS)))
     monkeypatch.setenv("HUBSTATE_OFFLINE", "1")
     with pytest.raises(DigestMismatch, match=r"model\.safetensors is damaged in the cache"):
-        hub.fetch("org/name", registry=server)
+        fetch("org/name", registry=server)
 
 
 @pytest.mark.parametrize(
@@ -431,10 +432,10 @@ def test_other_bytes_than_promised_are_refused_and_not_kept(
     server.states_digests = states_digests
     server.lies = {"model.safetensors": lie}
     with pytest.raises(DigestMismatch, match=r"model\.safetensors of org/name@.* from http"):
-        hub.fetch("org/name", registry=server)
+        fetch("org/name", registry=server)
     assert Cache().find(Digest.of(lie)).path is None
     server.lies = {}
-    assert hub.fetch("org/name", registry=server).read("model.safetensors") == WEIGHTS
+    assert fetch("org/name", registry=server).read("model.safetensors") == WEIGHTS
 
 
 def test_another_manifest_than_the_one_pinned_is_refused(
@@ -531,8 +532,8 @@ def test_weights_that_are_not_safetensors_are_refused() -> None:
 
 FETCHER = """
 import sys
-from hubstate import hub
-release = hub.fetch("org/name")
+from hubstate.fetching import fetch
+release = fetch("org/name")
 print(*sorted(release.paths))
 assert not {"torch", "numpy", "requests", "tqdm", "huggingface_hub"} & set(sys.modules)
 """
@@ -558,7 +559,7 @@ def test_many_processes_fetch_into_one_cache_without_torch(files: dict[str, byte
 
 def test_the_files_of_a_cache_hold_only_json_and_content(files: dict[str, bytes]) -> None:
     publish(files)
-    hub.fetch("org/name")
+    fetch("org/name")
     for path in Cache().folders[0].rglob("*.json"):
         json.loads(path.read_bytes())
     assert blob_of(WEIGHTS).read_bytes() == WEIGHTS

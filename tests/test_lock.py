@@ -22,7 +22,8 @@ from toys import toy
 from hubstate.blobs import FileInfo
 from hubstate.digest import Digest
 from hubstate.errors import Damaged, DigestMismatch, InvalidSetting, NotPinned, RevisionNotFound
-from hubstate.hub import fetch, open_release, publish_files
+from hubstate.fetching import fetch
+from hubstate.hub import open_release, publish_files
 from hubstate.lock import (
     LockFile,
     ModelPin,

@@ -26,7 +26,8 @@ from hubstate.cache import Cache, leases, prune
 from hubstate.cache.leases import take_turns
 from hubstate.digest import Digest
 from hubstate.endpoints import open_endpoint
-from hubstate.hub import fetch, open_release
+from hubstate.fetching import fetch
+from hubstate.hub import open_release
 from hubstate.reference import Reference
 
 HERE = Path(__file__).parent

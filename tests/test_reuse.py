@@ -31,6 +31,7 @@ from hubstate.copying import copy_range, split
 from hubstate.digest import Digest
 from hubstate.endpoints.http import HttpEndpoint
 from hubstate.errors import DigestMismatch
+from hubstate.fetching import fetch
 from hubstate.hub import Release, publish_files
 from hubstate.manifest import parse
 from hubstate.progress import quiet
@@ -148,7 +149,7 @@ def test_another_revision_of_the_same_shapes_costs_what_changed(base: dict[str, 
 
 def test_a_release_of_another_repository_and_registry_is_found(tmp_path: Path) -> None:
     publish_files("other/base", files(10), message="Base", registry=tmp_path / "folder")
-    hubs.fetch("other/base", registry=tmp_path / "folder")
+    fetch("other/base", registry=tmp_path / "folder")
     with served(files(300, seed=1)) as [hub]:
         assert release(hub).path(NAME).read_bytes() == hub.files[NAME]
     assert hub.sent(NAME) <= 1.01 * head(hub.files)
@@ -293,7 +294,7 @@ def damage(path: Path, *, at: int) -> None:
 
 def test_what_a_killed_process_has_copied_is_not_lost(base: dict[str, bytes], hub: Hub) -> None:
     hub.rate = 1e5
-    code = "import sys, hubstate.hub; hubstate.hub.fetch('org/name', registry=sys.argv[1])"
+    code = "import sys, hubstate; hubstate.fetch('org/name', registry=sys.argv[1])"
     with subprocess.Popen([sys.executable, "-c", code, hub.base]) as child:
         while not any(read_journal(path) for path in journals()):
             assert child.poll() is None
@@ -320,7 +321,7 @@ def test_a_release_cannot_pass_off_its_bytes_as_those_of_another(tmp_path: Path)
         lie = lie.replace(theirs, ours)
     liar = {**other, "hubstate.json": lie}
     publish_files("evil/base", liar, message="Lie", registry=tmp_path / "folder")
-    hubs.fetch("evil/base", registry=tmp_path / "folder")
+    fetch("evil/base", registry=tmp_path / "folder")
     with served(true) as [hub]:
         assert release(hub).path(NAME).read_bytes() == true[NAME]
 
@@ -387,7 +388,7 @@ def test_strangers_are_warmed_with_one_search_and_one_request_each(
 ) -> None:
     for number in range(3):
         publish_files(f"other/m{number}", files(10, body=number), message="m", registry=tmp_path)
-        hubs.fetch(f"other/m{number}", registry=tmp_path)
+        fetch(f"other/m{number}", registry=tmp_path)
     searched: list[int] = []
     true = batch.find_chunks
 

@@ -33,9 +33,10 @@ from hubstate.errors import (
     Offline,
     Unreachable,
 )
+from hubstate.fetching import fetch
 from hubstate.filters import only
 from hubstate.header import dump_header, parse_header
-from hubstate.hub import Release, fetch, open_release
+from hubstate.hub import Release, open_release
 from hubstate.manifest import Entry, Manifest, dump, hash_weights
 from hubstate.progress import quiet
 from hubstate.reference import Reference
@@ -278,7 +279,7 @@ def test_what_is_offline_is_not_asked_for(hub: Hub, monkeypatch: pytest.MonkeyPa
 
 FETCH = """
 import signal, sys
-from hubstate.hub import fetch
+from hubstate.fetching import fetch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 fetch("org/name", registry=sys.argv[1])
 """
@@ -424,10 +425,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     code = """
 import re, sys
 from pathlib import Path
-import hubstate.hub, requests
+import hubstate.fetching, requests
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()
-hubstate.hub.fetch("org/name", registry=sys.argv[1])
+hubstate.fetch("org/name", registry=sys.argv[1])
 print((peak() - before) * 1024)
 """
     hub = Hub({NAME: data, "hubstate.json": manifest(tmp_path / "source")})

@@ -157,7 +157,7 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 before = peak()
 from hubstate.cache import Cache
-from hubstate.hub import fetch
+from hubstate.fetching import fetch
 with tempfile.TemporaryDirectory() as place:
     fetch(sys.argv[1], cache=Cache([Path(place)]))
 print(json.dumps({"interpreter MB": before / 1e6, "more MB": (peak() - before) / 1e6}))

@@ -88,7 +88,8 @@ import json, sys, time
 from dataclasses import replace
 from pathlib import Path
 from hubstate.cache import Cache
-from hubstate.hub import fetch, open_release
+from hubstate.fetching import fetch
+from hubstate.hub import open_release
 cache, name = Cache(), "model.safetensors"
 release = fetch(sys.argv[1])
 pinned = str(release.pinned)
