@@ -19,7 +19,9 @@ from xet_serving import Serving, serving
 
 from hubstate_registry import spooling
 from hubstate_registry.auth import Role
-from hubstate_registry.storage import accounts, xet
+from hubstate_registry.operations.backup import backup
+from hubstate_registry.operations.check import check
+from hubstate_registry.storage import Storage, accounts, xet
 from hubstate_registry.storage.schema import holdings, metadata, tokens
 from hubstate_registry.storage.xet_schema import xet_files, xorbs
 from hubstate_registry.xet import chunks, shard, upkeep
@@ -31,6 +33,7 @@ from hubstate_registry.xet.hashes import (
     hash_term,
     hash_tree,
 )
+from hubstate_registry.xet.service import Xet
 from hubstate_registry.xet.shard import Shard, ShardFile, Term
 from hubstate_registry.xet.xorb import Xorb, scan
 
@@ -483,6 +486,20 @@ def test_damage_is_found(server: Serving) -> None:
     stray.write_bytes(b"left by a kill")
     assert upkeep.collect(server.storage, grace=-1).orphans == 1
     assert not stray.exists()
+
+
+def test_a_backup_has_what_came_by_xet(server: Serving, tmp_path: Path) -> None:
+    _, file = enter(server, "ada", "ada/open").publish(SECRET, SHARED)
+    digest = hashlib.sha256(SECRET + SHARED).hexdigest()
+    commit(server, "ada", "ada/open", digest, size=file.size)
+    assert (backup(server.storage, tmp_path / "copy").copied, file.size) == (1, 17_500)
+    enter(server, "ada", "ada/open").publish(MORE)
+    again = backup(server.storage, tmp_path / "copy")
+    assert (again.copied, again.kept) == (1, 1)
+    copy = Storage(tmp_path / "copy")
+    assert check(copy).problems == []
+    assert b"".join(Xet(copy).read(digest)) == SECRET + SHARED
+    copy.close()
 
 
 def test_a_xorb_lost_from_the_disk_is_healed_by_the_next_upload(server: Serving) -> None:
