@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from tempfile import SpooledTemporaryFile
 
 import anyio.to_thread
 from starlette.responses import JSONResponse, Response
@@ -22,6 +23,7 @@ from hubstate_registry.names import parse_digest, parse_path, parse_text
 from hubstate_registry.reach import take_hold
 from hubstate_registry.routes import render
 from hubstate_registry.settings import Limits
+from hubstate_registry.spooling import spool
 from hubstate_registry.storage import accounts, blobs, commits, repositories
 from hubstate_registry.storage.blobs import Landed
 from hubstate_registry.storage.commits import Change, Removal
@@ -71,15 +73,12 @@ def preupload(call: Call) -> Response:
 
 
 async def commit(call: Call) -> Response:
-    """Read the operations as they arrive; then commit all of them or none."""
+    """Receive all operations; then commit all of them or none."""
     _no_pull_request(call)
     await anyio.to_thread.run_sync(_check_access, call)
-    draft = Draft()
-    limits = call.registry.settings.limits
-    with ExitStack() as stack:
-        async for line in _lines(call.stream(limits.commit_bytes), limits):
-            await anyio.to_thread.run_sync(_read_line, call, draft, line, stack)
-        id = await anyio.to_thread.run_sync(_store, call, draft)
+    body = call.stream(call.registry.settings.limits.commit_bytes)
+    file = await spool(body, folder=call.storage.files.uploads)
+    id = await anyio.to_thread.run_sync(_take, call, file)
     call.registry.metrics.commits += 1
     url = call.url(f"/{call.params['repo']}/commit/{id}")
     return JSONResponse({"success": True, "commitOid": id, "commitUrl": url})
@@ -90,21 +89,23 @@ def _check_access(call: Call) -> None:
         call.repository(connection, role=Role.WRITE)
 
 
-async def _lines(body: AsyncIterator[bytearray], limits: Limits) -> AsyncIterator[bytes]:
+def _take(call: Call, file: SpooledTemporaryFile[bytes]) -> str:
+    draft = Draft()
+    with file, ExitStack() as stack:
+        file.seek(0)
+        for line in _lines(file, call.registry.settings.limits):
+            _read_line(call, draft, line, stack)
+        return _store(call, draft)
+
+
+def _lines(file: SpooledTemporaryFile[bytes], limits: Limits) -> Iterator[bytes]:
     longest = limits.inline_bytes * 4 // 3 + 65536
-    rest = bytearray()
-    async for block in body:
-        rest += block
-        *whole, last = rest.split(b"\n")
-        for line in whole:
-            yield bytes(line)
-        rest = last
-        if len(rest) > longest:
+    while line := file.readline(longest + 1):
+        if len(line) > longest:
             raise TooLarge(
                 f"one file inside a commit may have {limits.inline_bytes} bytes; use LFS"
             )
-    if rest:
-        yield bytes(rest)
+        yield line
 
 
 def _read_line(call: Call, draft: Draft, line: bytes, stack: ExitStack) -> None:
