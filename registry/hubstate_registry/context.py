@@ -34,6 +34,7 @@ View = Connection | Glance
 _MOST_LETTERS = 200  # of a revision whose commit is remembered
 _FEW = 500  # files of a tree that take no time worth a thread
 _FEW_BLOBS = 20  # that are looked up one by one
+_NOBODYS = RepoId(namespace="", name="")  # which no repository has: to look for it is Beyond
 
 
 class Moved(Exception):
@@ -294,6 +295,8 @@ class Call:
             known = memory.learn(look.repository)
             if look.commit is not None:
                 known.facts.keep(("commit", look.repository.number, self.revision), look.commit)
+        if not self.may_read(known.repository):  # the time must not tell that there is one
+            glance.look(_NOBODYS, branch=self.revision)
         self.facts = known.facts
         return known.repository
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from registry_serving import Serving, serving
@@ -97,6 +98,37 @@ def compare(served: Serving, user: str | None) -> None:
     assert hidden == absent
     assert {answer[2] for answer in hidden} <= {401, 403, 404}
     assert sum(answer[3].get("x-error-code") == "RepoNotFound" for answer in hidden) >= 19
+
+
+@pytest.mark.parametrize("user", ["bob", None])
+def test_a_private_repository_takes_the_database_as_long_as_an_absent_one(
+    served: Serving, api: HfApi, user: str | None
+) -> None:
+    api.create_repo("ada/hidden", private=True)
+    api.upload_file(path_or_fileobj=b"w", path_in_repo="w.txt", repo_id="ada/hidden")
+    statements: list[str] = []
+
+    def note(_1: object, _2: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    def asked(name: str) -> list[list[str]]:
+        found = []
+        for method, path, options in REQUESTS:
+            statements.clear()
+            options = filled(options, name)
+            assert isinstance(options, dict)
+            served.request(method, path.format(id=f"ada/{name}"), user=user, **options)
+            found.append([s for s in statements if s.startswith("SELECT")])
+        return found
+
+    sa.event.listen(served.storage.database.engine, "before_cursor_execute", note)
+    for name in ("one", "two"):
+        assert served.request("GET", "/api/models/ada/hidden").status_code == 200  # it is known
+        api.create_repo(f"ada/{name}")  # and of all else is now known nothing
+        served.request("GET", "/api/whoami-v2", user=user)  # but who asks
+        first, again = (asked("hidden") for _ in range(2))
+        assert (first, again) == tuple(asked("absent") for _ in range(2))
+        assert any(first)
 
 
 def test_a_moved_private_repository_redirects_only_those_who_may_read_it(

@@ -54,15 +54,15 @@ def from_row(row: sa.Row[tuple[object, ...]]) -> Repository:
 
 def find(connection: Connection, id: RepoId, *, moved: bool = True) -> Repository | None:
     """The repository of this id; with ``moved``, also the one that once had it."""
-    here = sa.select(repositories).where(repositories.c.key == id.key)
-    row = connection.execute(here).one_or_none()
-    if row is not None and (row.namespace, row.name) != (id.namespace, id.name) and not moved:
+    mine = repositories.c.key == id.key
+    if moved:  # in one statement: two would tell by their time whether the first finds something
+        there = sa.select(redirects.c.repository).where(redirects.c.key == id.key)
+        mine = mine | (repositories.c.id == there.scalar_subquery())
+    rows = connection.execute(sa.select(repositories).where(mine)).all()
+    found = next((row for row in rows if row.key == id.key), rows[0] if rows else None)
+    if found is None or (not moved and (found.namespace, found.name) != (id.namespace, id.name)):
         return None
-    if row is None and moved:
-        target = sa.select(redirects.c.repository).where(redirects.c.key == id.key)
-        there = sa.select(repositories).where(repositories.c.id == target.scalar_subquery())
-        row = connection.execute(there).one_or_none()
-    return from_row(row) if row else None
+    return from_row(found)
 
 
 def create(
