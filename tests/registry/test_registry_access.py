@@ -131,6 +131,34 @@ def test_a_private_repository_takes_the_database_as_long_as_an_absent_one(
         assert any(first)
 
 
+def test_what_one_caller_calls_the_server_is_told_to_no_other(tmp_path: Path) -> None:
+    """Clients send their token to the address of the next page."""
+    with serving(tmp_path / "registry", extensions=[XetExtension]) as served:
+        api = served.api()
+        for name in ("ada/model", "ada/other"):
+            api.create_repo(name)
+        files = [CommitOperationAdd(f"{number}.txt", b"same") for number in range(1001)]
+        api.create_commit("ada/model", files, commit_message="m")
+        batch = {**BATCH, "objects": [{"oid": hashlib.sha256(b"w").hexdigest(), "size": 1}]}
+        told = served.request("POST", "/ada/other.git/info/lfs/objects/batch", json=batch).json()
+        href = told["objects"][0]["actions"]["upload"]["href"]
+        assert served.request("PUT", href, user=None, data=b"w").status_code == 200
+        file = {"path": "w.bin", "oid": hashlib.sha256(b"w").hexdigest()}
+        body = COMMIT + json.dumps({"key": "lfsFile", "value": file})
+        served.request("POST", "/api/models/ada/other/commit/main", data=body)
+        with served.storage.database.write() as connection:
+            connection.exec_driver_sql(f"UPDATE blobs SET xet = '{'a' * 64}' WHERE size = 1")
+        for path in (
+            "/api/models?limit=1",
+            "/api/models/ada/model/tree/main",
+            "/ada/other/resolve/main/w.bin",
+        ):
+            for host in ("evil.example", None, "evil.example", None):
+                headers = {} if host is None else {"Host": host}
+                link = served.request("HEAD", path, user="bob", headers=headers).headers["Link"]
+                assert ("evil.example" in link) == (host is not None), (path, link)
+
+
 def test_a_moved_private_repository_redirects_only_those_who_may_read_it(
     served: Serving, api: HfApi
 ) -> None:
