@@ -15,8 +15,9 @@ and each tensor that it touches is named in the report; whatever else differs st
                  ``interpolate_embeddings``; tokens before the grid, such as a class token's, stay
 ==============  ==============================================================================
 
-No rule makes weights that mix patches, as those of MLP-Mixer, gMLP and ResMLP, fit another number
-of patches: they are refused, and the error says so.
+What timm calls ``img_size`` is an ``image_size`` too. No rule makes weights that mix patches, as
+those of MLP-Mixer, gMLP and ResMLP, fit another number of patches: they are refused, and the error
+says so.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isqrt
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import nn
 
@@ -120,7 +121,7 @@ def find_adaptation(
     entries: Iterable[Entry],
     arguments: Mapping[str, int],
     *,
-    stated: Mapping[str, Any],
+    stated: Mapping[str, int],
 ) -> Adaptation:
     """Which tensors of a release have another shape because of an argument of the builder.
 
@@ -163,7 +164,7 @@ def _along(
     axis: int,
     differ: Mapping[str, Pair],
     here: int | None,
-    there: object,
+    there: int | None,
 ) -> dict[str, tuple[int, int]]:
     """The tensors that differ along one axis alone, from what is there to what is here."""
     found = {
@@ -177,7 +178,7 @@ def _along(
     return found if len(set(found.values())) == 1 else {}
 
 
-def _grid(pair: Pair, here: int | None, there: object) -> _Grid | None:
+def _grid(pair: Pair, here: int | None, there: int | None) -> _Grid | None:
     """The grids of positions that two shapes of embeddings are for; None for all else.
 
     Both are squares after as many tokens, of patches of one size. There is one such pair at most:
@@ -195,7 +196,7 @@ def _grid(pair: Pair, here: int | None, there: object) -> _Grid | None:
     return None
 
 
-def _mixing(pair: Pair, here: int | None, there: object) -> str | None:
+def _mixing(pair: Pair, here: int | None, there: int | None) -> str | None:
     """Why a tensor with an axis for the patches does not fit; None for any other."""
     axes = {(a, b) for a, b in zip(*pair, strict=False) if a != b}
     if here is None or len(axes) != 1 or len(pair[0]) != len(pair[1]):
@@ -204,7 +205,8 @@ def _mixing(pair: Pair, here: int | None, there: object) -> str | None:
     a, b = isqrt(old), isqrt(new)
     if [a * a, b * b] != [old, new] or not b or here % b or there not in (None, here // b * a):
         return None
-    return f"weights that mix {old} patches fit no others: {_SIZE}={here // b * a} is theirs"
+    side = here // b * a
+    return f"weights that mix {old} patches fit no others: images of {side} × {side} are theirs"
 
 
 def _folding(there: int, here: int) -> str:

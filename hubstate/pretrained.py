@@ -182,7 +182,7 @@ def adaptation_of(
     from hubstate.adapting import find_adaptation  # here, because few loads adapt
 
     builder = release.manifest.builder if release.manifest else None
-    stated = builder.arguments if builder else {}
+    stated = builder.sizes if builder else {}
     found = entries_of(release) if entries is None else entries
     return find_adaptation(model, found, sizes, stated=stated)
 

@@ -16,11 +16,15 @@ from hubstate.adapting import find_adaptation
 from hubstate.errors import StructureMismatch
 from hubstate.transforms import resolve
 from hubstate.zoo.builders import builder_record, register_model
+from hubstate.zoo.gmlp import GatedMlp
+from hubstate.zoo.gmlp import Plan as GmlpPlan
 from hubstate.zoo.mlp_mixer import MlpMixer
 from hubstate.zoo.mlp_mixer import Plan as MixerPlan
+from hubstate.zoo.resmlp import Plan as ResmlpPlan
+from hubstate.zoo.resmlp import ResMlp
 from hubstate.zoo.vision_transformer import Plan, VisionTransformer
 
-NAME, MIXER = "org/vit", "org/mixer"
+NAME = "org/vit"
 POSITIONS = "encoder.pos_embedding"
 PREPROCESSING = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
 
@@ -42,6 +46,41 @@ def mixer(*, num_classes: int = 3, image_size: int = 32) -> MlpMixer:
     )
 
 
+@register_model(name="yy-gmlp")
+def gmlp(*, image_size: int = 32) -> GatedMlp:
+    """As few channels as there can be; the number of blocks is fixed."""
+    return GatedMlp(GmlpPlan(width=4), num_classes=3, image_size=image_size)
+
+
+@register_model(name="yy-resmlp")
+def resmlp(*, image_size: int = 32) -> ResMlp:
+    """A single block."""
+    plan = ResmlpPlan(blocks=1, scale=0.1, width=8, patch=8)
+    return ResMlp(plan, num_classes=3, image_size=image_size)
+
+
+@register_model(name="yy-timm", preprocessing=PREPROCESSING)
+def spelled(*, img_size: int | tuple[int, int] = 32) -> VisionTransformer:
+    """The size as timm spells it."""
+    return vit(image_size=img_size if isinstance(img_size, int) else img_size[0])
+
+
+# A release of each, its patches, and the tensors that mix them.
+MIXING: dict[Any, tuple[str, int, list[str]]] = {
+    mixer: (
+        "org/mixer",
+        16,
+        [f"blocks.0.mlp_tokens.{name}" for name in ("fc1.weight", "fc2.weight", "fc2.bias")],
+    ),
+    gmlp: (
+        "org/gmlp",
+        4,
+        [f"blocks.{i}.mlp_channels.gate.proj.{n}" for i in range(30) for n in ("weight", "bias")],
+    ),
+    resmlp: ("org/resmlp", 16, [f"blocks.0.linear_tokens.{name}" for name in ("weight", "bias")]),
+}
+
+
 class More(nn.Module):
     """A vision transformer with a layer that no release has."""
 
@@ -57,10 +96,12 @@ class More(nn.Module):
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, VisionTransformer]:
     folder = tmp_path_factory.mktemp("registry")
     torch.manual_seed(0)
-    model, mixing = vit().eval(), mixer()
+    model = vit().eval()
     publish_quickly(model, NAME, registry=folder, builder=builder_record(model))
     publish_quickly(model, "org/silent", registry=folder)
-    publish_quickly(mixing, MIXER, registry=folder, builder=builder_record(mixing))
+    for build, (name, _, _) in MIXING.items():
+        mixing = build()
+        publish_quickly(mixing, name, registry=folder, builder=builder_record(mixing))
     return folder, model
 
 
@@ -169,16 +210,46 @@ def test_a_child_without_tensors_is_still_missed(model: VisionTransformer) -> No
 
 
 @pytest.mark.parametrize("adapt", [True, False])
+@pytest.mark.parametrize("build", MIXING, ids=lambda build: str(build.__name__))
 def test_weights_that_mix_patches_are_refused_and_the_error_says_why(
-    model: VisionTransformer, adapt: bool
+    model: VisionTransformer, build: Any, adapt: bool
 ) -> None:
+    name, patches, paths = MIXING[build]
     with pytest.raises(StructureMismatch) as caught:
-        mixer(pretrained=MIXER, image_size=48, adapt=adapt)
-    why = "weights that mix 16 patches fit no others: image_size=32 is theirs"
-    tokens = [f"blocks.0.mlp_tokens.{name}" for name in ("fc1.weight", "fc2.weight", "fc2.bias")]
-    assert [issue.path for issue in caught.value.issues] == tokens
+        build(pretrained=name, image_size=48, adapt=adapt)
+    why = f"weights that mix {patches} patches fit no others: images of 32 × 32 are theirs"
+    assert [issue.path for issue in caught.value.issues] == paths
     said = [issue.detail for issue in caught.value.issues] if adapt else caught.value.__notes__
     assert all(text.endswith(why) for text in said)
+
+
+@pytest.mark.parametrize("size", [48, (48, 48), [48, 48]])
+def test_the_size_is_understood_as_timm_spells_it(model: VisionTransformer, size: Any) -> None:
+    made = spelled(pretrained=NAME, img_size=size, adapt=True)
+    report = hubstate.load_report(made)
+    assert report is not None and list(report.adapted) == [POSITIONS]
+    assert hubstate.preprocess(made).input_size == (3, 48, 48)
+    assert made(torch.zeros(1, 3, 48, 48)).shape == (1, 3)
+    with pytest.raises(StructureMismatch) as caught:
+        spelled(pretrained=NAME, img_size=size)
+    assert caught.value.__notes__ == [f"adapt=True adapts {POSITIONS}, and its report says how"]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "hint"),
+    [
+        ("vit_b_16", "img_size", "did you mean image_size?"),
+        ("resnet18", "num_class", "did you mean num_classes?"),
+        ("swin_t", "img_size", "it has num_classes, in_chans"),
+    ],
+)
+def test_an_argument_that_a_builder_lacks_names_the_right_one(
+    name: str, wrong: str, hint: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        hubstate.create_model(name, **{wrong: 384})
+    said = f"{name}(): got an unexpected keyword argument '{wrong}': {hint}"
+    assert str(caught.value).startswith(said)
 
 
 def test_the_preprocessing_has_the_size_that_the_model_was_made_for(

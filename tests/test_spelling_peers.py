@@ -51,3 +51,18 @@ def test_timm_s_own_head_is_known(theirs: Any) -> None:  # noqa: F811
 def test_torchvision_s_weights_are_tags(theirs: Any) -> None:  # noqa: F811
     with pytest.raises(UnknownModel, match="no weights tagged 'imagenet1k_features'"):
         create_model("vgg16", weights=theirs.VGG16_Weights.IMAGENET1K_FEATURES)
+
+
+def test_timm_s_image_size_is_adapted_to(theirs: Any) -> None:  # noqa: F811
+    pytest.importorskip("timm")
+    name, small = "timm:vit_tiny_patch16_224", {"depth": 1, "num_classes": 3}
+    made = create_model(name, img_size=64, **small)
+    hubstate.publish(made, "org/tiny", license="mit", weights_only=True)
+    model = create_model(name, img_size=96, **small, pretrained="org/tiny", adapt=True).eval()
+    report = hubstate.load_report(model)
+    how = "4 × 4 positions interpolated to 6 × 6, bicubic, 1 before them kept"
+    assert report is not None and report.adapted == {"pos_embed": how}
+    assert model(torch.zeros(1, 3, 96, 96)).shape == (1, 3)
+    assert hubstate.preprocess(model).input_size == (3, 96, 96)
+    with pytest.raises(TypeError, match="image_size is img_size in timm"):
+        create_model(name, image_size=96)

@@ -20,6 +20,21 @@ class BuilderRecord:
     source: str | None = None
     """``package.module:function``; informative, never imported on a manifest's word."""
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """``num_classes``, ``in_chans`` and ``image_size``, as far as the arguments say them.
+
+        What timm calls ``img_size`` is an ``image_size`` too, and so is a pair of equal sides.
+
+        >>> BuilderRecord(name="timm:vit", arguments={"img_size": [384, 384]}).sizes
+        {'image_size': 384}
+        """
+        side = self.arguments.get("image_size", self.arguments.get("img_size"))
+        if isinstance(side, list) and len(side) == 2 and side[0] == side[1]:
+            side = side[0]
+        named = {name: self.arguments.get(name) for name in ("num_classes", "in_chans")}
+        return {n: v for n, v in (named | {"image_size": side}).items() if type(v) is int}
+
 
 @frozen
 class ProbeOutput:

@@ -72,6 +72,8 @@ def _from_timm(timm: Any, architecture: str, name: str) -> Architecture:
         raise UnknownModel(_unknown(name, architecture, timm.list_models()))
 
     def build(**arguments: Any) -> Any:
+        if "image_size" in arguments:
+            raise TypeError(f"{name}(): image_size is img_size in timm")
         return timm.create_model(architecture, pretrained=False, **arguments)
 
     known = timm.get_pretrained_cfg(architecture)

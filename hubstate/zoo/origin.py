@@ -58,7 +58,7 @@ def remember(
     )
     plain = {key: _plain(value) for key, value in arguments.items() if _is_plain(value)}
     record = BuilderRecord(name=name, arguments=plain, source=source)
-    sized = _sized(preprocessing, plain)
+    sized = _sized(preprocessing, record)
     vars(model)[_ORIGIN] = _Origin(record=record, preprocessing=sized, problems=problems)
 
 
@@ -69,7 +69,7 @@ def remember_report(
     vars(model)[_REPORT] = report
     origin: _Origin | None = vars(model).get(_ORIGIN)
     if preprocessing and origin is not None:
-        sized = _sized(preprocessing, origin.record.arguments)
+        sized = _sized(preprocessing, origin.record)
         vars(model)[_ORIGIN] = replace(origin, preprocessing=sized)
 
 
@@ -114,10 +114,10 @@ def load_report(model: nn.Module) -> LoadReport | None:
     return report
 
 
-def _sized(preprocessing: Mapping[str, Json], arguments: Mapping[str, Json]) -> Mapping[str, Json]:
+def _sized(preprocessing: Mapping[str, Json], record: BuilderRecord) -> Mapping[str, Json]:
     """What is stated of the inputs, for images of the size that the model was made for."""
-    side, size = arguments.get("image_size"), preprocessing.get("input_size")
-    if not isinstance(side, int) or not isinstance(size, list) or len(size) != 3:
+    side, size = record.sizes.get("image_size"), preprocessing.get("input_size")
+    if side is None or not isinstance(size, list) or len(size) != 3:
         return preprocessing
     return {**preprocessing, "input_size": [size[0], side, side]}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -161,9 +161,7 @@ def _sizes(model: nn.Module) -> dict[str, int]:
         record = builder_record(model)
     except GateRefused:  # other arguments, which no manifest can hold
         record = None
-    arguments = record.arguments if record else {}
-    known = {name: arguments.get(name) for name in ("num_classes", "in_chans", "image_size")}
-    return {name: size for name, size in known.items() if isinstance(size, int)}
+    return record.sizes if record else {}
 
 
 def _make(
@@ -172,9 +170,22 @@ def _make(
     try:
         bound = signature.bind(**arguments)
     except TypeError as error:
-        raise TypeError(f"{registration.name}(): {error}") from None
+        hint = _similar(signature, arguments)
+        raise TypeError(f"{registration.name}(): {error}{hint}") from None
     bound.apply_defaults()
     return call(registration, bound.kwargs)
+
+
+def _similar(signature: inspect.Signature, arguments: Iterable[str]) -> str:
+    """What an argument may have been meant to be, or else what there is."""
+    from difflib import get_close_matches  # here, because few calls are wrong
+
+    own = list(signature.parameters)
+    unknown = [name for name in arguments if name not in own]
+    close = {match for name in unknown for match in get_close_matches(name, own)}
+    if not unknown:
+        return ""
+    return f": did you mean {', '.join(sorted(close))}?" if close else f": it has {', '.join(own)}"
 
 
 def call(registration: Registration, arguments: Mapping[str, Any]) -> nn.Module:
