@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+import hubstate
 from hubstate import zoo
+from hubstate.errors import StructureMismatch
 from hubstate.zoo.blocks import DropBranch
 from hubstate.zoo.create import create_model, find_builder
 from hubstate.zoo.index import BUILTIN, FAMILIES
@@ -105,6 +107,24 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     model = create_model(name, num_classes=5).train()
     model(torch.randn(2, 3, 64, 64)).sum().backward()
     assert not [key for key, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def test_an_mnasnet_of_version_1_is_refused_and_has_a_builder_of_its_own() -> None:
+    torch.manual_seed(0)
+    old = create_model("mnasnet0_5", num_classes=2, fixed_stem=True).state_dict()
+    assert old["layers.0.weight"].shape == (32, 3, 3, 3)
+    assert old["layers.6.weight"].shape == (16, 32, 1, 1)
+    model = create_model("mnasnet0_5", num_classes=2)
+    with pytest.raises(StructureMismatch) as caught:
+        hubstate.loadmodel(model, old)
+    assert {issue.kind for issue in caught.value.issues} == {"shape"}
+    names = {issue.path.split(".")[1] for issue in caught.value.issues}
+    assert names == {"0", "1", "3", "4", "6", "7", "8"}
+    same = create_model("mnasnet0_5", num_classes=2, fixed_stem=True)
+    hubstate.loadmodel(same, old)
+    assert (same._version, model._version) == (1, 2)
+    wide = [build("mnasnet1_0", fixed_stem=fixed).state_dict() for fixed in (True, False)]
+    assert [t.shape for t in wide[0].values()] == [t.shape for t in wide[1].values()]
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

@@ -132,3 +132,17 @@ def test_windows_are_padded_as_theirs(name: str, theirs: Any) -> None:  # noqa: 
         images = torch.randn(1, 3, *size)
         with torch.inference_mode():
             torch.testing.assert_close(ours(images), expected(images), rtol=1e-4, atol=1e-5)
+
+
+def test_an_mnasnet_of_version_1_goes_both_ways(theirs: Any) -> None:  # noqa: F811
+    ours = randomised(create_model("mnasnet0_5", num_classes=7, fixed_stem=True))
+    expected, again = (theirs.mnasnet0_5(num_classes=7).eval() for _ in range(2))
+    for peer, state in ((expected, ours.state_dict()), (again, None)):
+        with pytest.warns(UserWarning, match="previous version"):
+            peer.load_state_dict(state or expected.state_dict(), strict=True)
+    back = create_model("mnasnet0_5", num_classes=7, fixed_stem=True).eval()
+    back.load_state_dict(again.eval().state_dict(), strict=True)
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images), expected.eval()(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(back(images), ours(images))

@@ -12,13 +12,13 @@ import pytest
 import torch
 from earlier import earlier_densenet121
 from quick import described, publish_quickly
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_peers import theirs  # noqa: F401 (a fixture)
 from torch import nn
-from toys import toy
+from toys import renamed, toy
 
 import hubstate
-from hubstate.convert import export_weights
+from hubstate.convert import export_weights, read_foreign
 from hubstate.convert.holder import hold
 from hubstate.errors import InvalidSetting, StructureMismatch
 from hubstate.fetching import wanted_tensors
@@ -286,6 +286,71 @@ def test_the_command_line_publishes_shows_and_exports_with_rules(tmp_path: Path,
     model = toy(pretrained="org/cli")
     assert torch.equal(model.fc.weight, state["fc.weight"])
     assert run("publish", "org/cli", *words[:2], *words[2:], "--transforms", str(rules))[0] == 0
+
+
+# old names, in and out of the command line
+
+
+def test_old_names_are_imported_published_and_exported_again(tmp_path: Path, run: Any) -> None:
+    """Old names lead to today's, and back to their own bit by bit."""
+    state = renamed().state_dict()
+    old = {name.replace("fc.", "head."): t for name, t in state.items() if "num_" not in name}
+    files = ("old.safetensors", "new.safetensors", "out.safetensors")
+    names = [str(tmp_path / name) for name in files]
+    save_file(old, names[0])
+    builder = ["--builder", "renamed"]
+    code, _, err = run("import", names[0], *builder, "--output", names[1])
+    assert code == 0, err
+    assert load_file(names[1]).keys() == state.keys()
+    code, _, err = run("publish", "org/today", *builder, "--weights", names[0], "--license", "mit")
+    assert code == 0, err
+    publish_quickly(hold(old), "org/old")
+    for like in (names[0], "org/old"):
+        words = ["--to", "safetensors", "--force", "--like", like]
+        code, _, err = run("export", "org/today", names[2], *words)
+        assert code == 0, err
+        found = load_file(names[2])
+        assert found.keys() == old.keys()
+        assert all(torch.equal(found[name], old[name]) for name in old)
+    code, _, err = run("import", names[2], *builder)
+    assert code == 0, err
+
+
+def test_what_cannot_be_led_back_is_refused(tmp_path: Path, run: Any) -> None:
+    torch.manual_seed(0)
+    state = toy().state_dict()
+    save_file(state, tmp_path / "new.safetensors")
+    save_file({**state, "epoch": torch.zeros(1)}, tmp_path / "old.safetensors")
+    words = ["export", str(tmp_path / "new.safetensors"), str(tmp_path / "out.pth"), "--to", "pth"]
+    words += ["--like", str(tmp_path / "old.safetensors")]
+    code, _, err = run(*words)
+    assert code == 4 and "epoch: missing: only" in err
+    rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps([{"drop": "epoch"}]))
+    code, _, err = run(*words, "--transforms", str(rules))
+    assert code == 2 and 'these rules cannot be undone: {"drop": "epoch"}' in err
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_rules_of_an_import_are_undone(tmp_path: Path, run: Any) -> None:
+    """The file that was imported by rules comes back as it was."""
+    old = {"head.w": torch.randn(3, 2), "qk": torch.randn(4)}
+    rules = [
+        {"transpose": r"head\.w"},
+        {"rename": {"head.w": "fc.weight"}},
+        {"split": "qk", "to": ["q", "k"]},
+    ]
+    save_file(old, tmp_path / "old.safetensors")
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    names = [str(tmp_path / name) for name in ("old.safetensors", "new.safetensors", "out.npz")]
+    words = ["--transforms", str(tmp_path / "rules.json")]
+    assert run("import", names[0], "--output", names[1], *words)[0] == 0
+    assert load_file(names[1])["fc.weight"].shape == (2, 3)
+    code, _, err = run("export", names[1], names[2], "--to", "npz", "--like", names[0], *words)
+    assert code == 0, err
+    found = read_foreign(Path(names[2])).tensors
+    assert found.keys() == old.keys()
+    assert all(torch.equal(found[name], old[name]) for name in old)
 
 
 # beside torchvision

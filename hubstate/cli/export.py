@@ -27,6 +27,12 @@ __all__ = ["command"]
     metavar="JSON",
     help="Rules for the names and shapes that are written.",
 )
+@click.option(
+    "--like",
+    metavar="OLD",
+    help="Under the names that this older release or .safetensors file has: what leads from it to "
+    "SUBJECT's, as its builder's migrations and the rules of --transforms, is undone.",
+)
 @click.option("--widen", is_flag=True, help="Write bfloat16 and float8 as float32.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @click.option("--registry", metavar="WHERE", help="A folder or URL. [HUBSTATE_REGISTRY]")
@@ -36,6 +42,7 @@ def command(
     path: Path,
     to: str,
     rules: Path | None,
+    like: str | None,
     widen: bool,
     force: bool,
     registry: str | None,
@@ -49,6 +56,7 @@ def command(
     Example:
       hubstate export org/name@v1 --to pth weights.pth
       hubstate export org/name@v1 --to folder ./model
+      hubstate export org/name@v2 --to pth old.pth --like org/name@v1
     """
     from hubstate.convert import export_weights
     from hubstate.subject import open_subject
@@ -59,6 +67,7 @@ def command(
         path,
         to=to,
         transforms=read_rules(rules) if rules else None,
+        like=open_subject(like, registry=registry) if like else None,
         widen=widen,
         force=force,
     )

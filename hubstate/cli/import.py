@@ -126,13 +126,14 @@ def _read(
 
 
 def _built(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> nn.Module:
+    from hubstate.cli.rebuilding import rebuild
+    from hubstate.convert.older import migrate
     from hubstate.loading import loadmodel
     from hubstate.manifest import BuilderRecord
-    from hubstate.zoo.create import build
 
     given = pairs("--arg", options["arguments"])
-    model = build(BuilderRecord(name=options["builder"], arguments=given))
-    loadmodel(model, tensors)
+    model = rebuild(BuilderRecord(name=options["builder"], arguments=given))
+    loadmodel(model, migrate(tensors, options["builder"]))
     return model
 
 

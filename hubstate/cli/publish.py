@@ -75,6 +75,7 @@ def command(
           --weights model.safetensors --license apache-2.0 --metric accuracy=0.93 --tag v1
     """
     from hubstate.cli.rebuilding import rebuild
+    from hubstate.convert.older import migrate
     from hubstate.errors import StructureMismatch
     from hubstate.loading import loadmodel
     from hubstate.manifest import BuilderRecord
@@ -91,6 +92,9 @@ def command(
     tensors = {name: t for file in files for name, t in map_weights(file).items()}
     transforms = read_rules(rules) if rules else ()
     try:
+        # Rules of one's own are published with the weights as they are; names that the builder
+        # once gave its tensors become those of today.
+        tensors = tensors if transforms else migrate(tensors, builder)
         loadmodel(model, tensors, transforms=transforms)
     except StructureMismatch as error:
         raise StructureMismatch(error.issues, where=str(weights)) from None

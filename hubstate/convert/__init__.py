@@ -14,6 +14,7 @@
     nesting.py      where in a checkpoint the weights are
     layouts.py      the conventions of Keras, Flax and Flux as transforms
     holder.py       weights without an architecture as a module, to be published
+    older.py        the names that a builder's tensors once had: from them, and back to them
     writing.py      export_weights: to .pth, .npz, .h5, .safetensors, or a folder
 """
 

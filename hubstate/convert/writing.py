@@ -40,6 +40,7 @@ def export_weights(
     *,
     to: str,
     transforms: Rules | None = None,
+    like: Subject | None = None,
     widen: bool = False,
     force: bool = False,
 ) -> dict[str, Tensor]:
@@ -51,6 +52,9 @@ def export_weights(
         to: folder, pth, npz, hdf5 or safetensors.
         transforms: rules for the names and shapes that are written, after the release's own,
             which make them those of its builder.
+        like: an older release or file whose names and axes are to be written, for programs that
+            know no others: what leads from it to the builder of today, its own rules, the
+            builder's migrations and then ``transforms``, is undone.
         widen: bfloat16 and float8, which NumPy and HDF5 lack, as float32.
         force: replace what is there.
 
@@ -58,10 +62,10 @@ def export_weights(
         The tensors as they were written, by name.
 
     Raises:
-        InvalidSetting: an unknown format, or a rule that means nothing.
+        InvalidSetting: an unknown format, or a rule that means nothing or cannot be undone.
         Conflict: there is something at the path.
         InvalidWeights: a tensor that the format cannot hold, or that does not read back.
-        StructureMismatch: a rule that does not fit.
+        StructureMismatch: a rule that does not fit, or ``like`` is of another architecture.
         HubstateError: a package is missing, or the weights cannot be fetched.
     """
     if to not in TARGETS:
@@ -69,7 +73,9 @@ def export_weights(
     if path.exists() and not force:
         raise Conflict(f"{path}: there is something already; force=True (--force) replaces it")
     tensors = _tensors(subject)
-    if transforms:
+    if like is not None:
+        tensors = _restored(subject, tensors, like, transforms)
+    elif transforms:
         tensors = resolve(transforms, tensors).apply(tensors)
     if to in ("npz", "hdf5"):
         tensors = _for_numpy(tensors, widen=widen)
@@ -85,6 +91,16 @@ def _tensors(subject: Subject) -> dict[str, Tensor]:
     order = [entry.path for entry in subject.manifest.structure if entry.path in named]
     found = {name: named[name] for name in dict.fromkeys([*order, *named])}
     return resolve(subject.manifest.transforms, found).apply(found)
+
+
+def _restored(
+    subject: Subject, tensors: dict[str, Tensor], like: Subject, transforms: Rules | None
+) -> dict[str, Tensor]:
+    from hubstate.convert.older import restore_names  # here, because few exports want old names
+
+    builder = subject.manifest.builder or like.manifest.builder
+    name = builder.name if builder else None
+    return restore_names(tensors, like, builder=name, transforms=transforms)
 
 
 def _for_numpy(tensors: Mapping[str, Tensor], *, widen: bool) -> dict[str, Tensor]:

@@ -11,6 +11,9 @@ Names, shapes and outputs are those of torchvision's models, so weights go both 
     ├── layers.8 … 13     inverted residuals, a row of the table each    H/32 × W/32
     ├── layers.14 … 16    1×1 to 1280 channels
     └── classifier        after the mean over all positions: (N, num_classes)
+
+In torchvision's files of version 1, layers 0 to 7 have the channels of width 1 at every width:
+``fixed_stem=True`` is the network that they are of. https://github.com/pytorch/vision/pull/1224
 """
 
 from __future__ import annotations
@@ -79,17 +82,22 @@ class MNASNet(nn.Module):
         num_classes: outputs.
         in_chans: channels of the images.
         dropout: how much of the input of the classifier is dropped in training.
+        fixed_stem: layers 0 to 7 have the channels of width 1.
     """
 
-    # In a state dict of version 1 the first convolution has always 32 channels; torchvision
-    # looks at the number, and rebuilds its stem for an older one.
-    _version = 2
-
     def __init__(
-        self, plan: Plan, *, num_classes: int = 1000, in_chans: int = 3, dropout: float = 0.2
+        self,
+        plan: Plan,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        dropout: float = 0.2,
+        fixed_stem: bool = False,
     ) -> None:
         super().__init__()
-        stem, first = divisible(32 * plan.width), divisible(16 * plan.width)
+        # torchvision looks at this number in a state dict, and rebuilds its stem for version 1.
+        self._version = 1 if fixed_stem else 2
+        stem, first = (divisible(n * (1 if fixed_stem else plan.width)) for n in (32, 16))
         widths = [first, *(divisible(stage[2] * plan.width) for stage in _STAGES)]
         self.layers = Sequential(
             *_layers(in_chans, stem, 3, stride=2),
