@@ -24,7 +24,6 @@ from hubstate.reference import Reference
 from hubstate.strictjson import Json
 from hubstate.zoo.catalogue import CatalogueEntry
 from hubstate.zoo.index import BUILTIN
-from hubstate.zoo.libraries import find_architecture
 from hubstate.zoo.origin import builder_record, load_report, preprocessing_of
 from hubstate.zoo.wrapper import RESERVED, Builder, Registration, call, wrap
 
@@ -177,6 +176,8 @@ def library_builder(name: str) -> Builder[Any]:
     Raises:
         UnknownModel: the library cannot be imported, or has nothing of that name.
     """
+    from hubstate.zoo.libraries import find_architecture  # here, as few models are of others
+
     function, preprocessing, head = find_architecture(name)
     registration = Registration(
         name=name, function=function, source=name, preprocessing=preprocessing, head=head
