@@ -102,9 +102,9 @@ def raw(served: Serving, data: bytes, *, patience: float = 10) -> bytes:
     """What comes back for raw bytes."""
     host, port = served.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=patience) as connection:
-        connection.sendall(data)
         answer = b""
-        with suppress(ConnectionResetError):
+        with suppress(ConnectionError):  # closed before all of it was sent, or read
+            connection.sendall(data)
             while b"\r\n\r\n" not in answer and (chunk := connection.recv(65536)):
                 answer += chunk
         return answer
@@ -114,6 +114,36 @@ def test_header_bombs_are_refused(served: Serving) -> None:
     many = b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(200))
     answer = raw(served, b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + many + b"\r\n")
     assert answer == b"" or b" 4" in answer.split(b"\r\n")[0]
+    assert served.request("GET", "/healthz", user=None).status_code == 200
+
+
+CREATE = b"POST /api/repos/create HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = CREATE + b"Transfer-Encoding: chunked\r\n"
+BROKEN = [
+    CREATE + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1",
+    CREATE + b"Content-Length: 2\r\nContent-Length: 4\r\n\r\n{}{}",
+    CREATE + b"Content-Length: -1\r\n\r\n",
+    CREATE + b"Content-Length: 99999999999999999999\r\n\r\n",
+    CHUNKED + b"\r\nZZ\r\n",
+    CHUNKED + b"\r\n1;" + b"a" * 70_000 + b"\r\n{\r\n0\r\n\r\n",
+    CHUNKED + b"\r\n2\r\n{}\r\n0\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
+    b"GET /healthz HTTP/1.1\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    b"GET /api/mo\0dels HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /api/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n",
+    b"GET http://elsewhere/api/models HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"CONNECT a:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+]
+
+
+def test_requests_that_break_http_are_refused(served: Serving) -> None:
+    for data in BROKEN:
+        answer = raw(served, data)
+        refused = answer.startswith(b"HTTP/1.1 4")
+        assert refused or (answer == b"" and len(data) > 60_000), (data[:80], answer[:80])
     assert served.request("GET", "/healthz", user=None).status_code == 200
 
 
