@@ -60,6 +60,9 @@ async def stream_body(
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"the body may have {limit} bytes")
+        if len(chunk) >= _BLOCK and not pending:
+            yield chunk
+            continue
         pending += chunk
         if len(pending) >= _BLOCK or (not more and pending):
             yield pending

@@ -13,6 +13,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from hubstate_registry.intake import Intake
+
 __all__ = ["PatientProtocol"]
 
 
@@ -27,6 +29,7 @@ class PatientProtocol(H11Protocol):
 
     _timer: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None
+    _intake: Intake | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first head."""
@@ -36,11 +39,22 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; wait on if they end in the middle of a head."""
+        before = self.cycle
         super().data_received(data)
+        if self.cycle is not before and self.cycle.more_body:
+            self._intake = Intake(self, self.cycle.receive)
+            self.cycle.receive = self._intake.receive  # type: ignore[method-assign]
         if self.conn.their_state is not h11.IDLE:
             self._stop()
         elif self._timer is None:
             self._wait()
+
+    def on_response_complete(self) -> None:
+        """What is left of the body, if anything, is for h11 to drop."""
+        if self._intake is not None:
+            self._intake.end()
+            self._intake = None
+        super().on_response_complete()
 
     def pause_writing(self) -> None:
         """The reader is behind: look now and then whether it goes on."""

@@ -24,6 +24,7 @@ from .errors import XetError
 __all__ = [
     "HEADER",
     "MAX_CONTENT",
+    "MAX_DATA",
     "ChunkHeader",
     "Content",
     "Scheme",
@@ -37,7 +38,8 @@ HEADER = 8
 """Bytes of a header."""
 MAX_CONTENT = 128 * 1024
 """The most bytes that a chunk may hold."""
-_MAX_DATA = MAX_CONTENT + 1024  # a frame around content that does not compress adds a little
+MAX_DATA = MAX_CONTENT + 1024
+"""The most bytes of data: a frame around content that does not compress adds a little."""
 _HEADER = struct.Struct("<II")  # each a byte, and three that are a number
 
 
@@ -76,8 +78,8 @@ def parse_header(data: bytes | memoryview, at: int = 0, *, where: str) -> ChunkH
         raise XetError(f"compression scheme: expected 0, 1 or 2, found {scheme}", where=where)
     if not 0 < size <= MAX_CONTENT:
         raise XetError(f"content size: expected 1 to {MAX_CONTENT}, found {size}", where=where)
-    if not 0 < stored <= _MAX_DATA:
-        raise XetError(f"data size: expected 1 to {_MAX_DATA}, found {stored}", where=where)
+    if not 0 < stored <= MAX_DATA:
+        raise XetError(f"data size: expected 1 to {MAX_DATA}, found {stored}", where=where)
     return ChunkHeader(stored, _SCHEMES[scheme], size)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .chunks import HEADER, ChunkHeader, Content, parse_header, unpack
+from .chunks import HEADER, MAX_DATA, ChunkHeader, Content, parse_header, unpack
 from .errors import XetError
 from .hashes import Hash, format_hash, hash_chunk, hash_tree
 
@@ -45,6 +45,7 @@ MAX_STORED = MAX_CONTENT + (1 << 20)
 _FOOTER = b"XETBLOB"
 _FOOTER_FIXED = 7 + 1 + 32  # identifier, version, hash of the xorb
 _MAX_FOOTER = 1024 + 48 * MAX_CHUNKS
+_MOST = HEADER + MAX_DATA
 _ENTRY = struct.Struct("<32sII")
 INDEX_ENTRY = _ENTRY.size
 """Bytes of the index for each chunk."""
@@ -114,7 +115,7 @@ class Scanner:
     def __init__(self, sink: Callable[[Content], object] | None = None) -> None:
         """``sink`` is given the content of each chunk, in order."""
         self._sink = sink
-        self._rest = b""
+        self._rest = bytearray()
         self._chunks: list[Chunk] = []
         self._end = 0
         self._size = 0
@@ -130,12 +131,11 @@ class Scanner:
         self._received += len(data)
         if self._received > MAX_STORED:
             raise XetError(f"more than {MAX_STORED} bytes", where="xorb")
-        block = b"".join((self._rest, data))
-        used = 0
-        with memoryview(block) as view:
+        with memoryview(data) as view:
+            used = self._take_begun(view) if self._rest else 0
             while not self._in_footer and (taken := self._take(view[used:])):
                 used += taken
-        self._rest = block[used:]
+            self._rest += view[used:]
         if self._in_footer and len(self._rest) > _MAX_FOOTER:
             raise XetError(f"footer: more than {_MAX_FOOTER} bytes", where="xorb")
 
@@ -156,6 +156,20 @@ class Scanner:
         if self._in_footer:
             _check_footer(self._rest, xorb)
         return xorb
+
+    def _take_begun(self, data: memoryview) -> int:
+        """Check the chunk that the bytes before ``data`` begin; how much of ``data`` is done with.
+
+        Only that chunk is copied, and not the block that ends it.
+        """
+        begun = self._rest
+        block = b"".join((begun, data[:_MOST]))
+        taken = 0 if self._in_footer else self._take(memoryview(block))
+        if not taken:
+            begun += data
+            return len(data)
+        self._rest = bytearray()
+        return taken - len(begun)
 
     def _take(self, data: memoryview) -> int:
         """Check the chunk that ``data`` begins with; its bytes, 0 if not all of it is here."""
@@ -204,11 +218,11 @@ def scan(pieces: Iterable[bytes], *, hash: Hash) -> Xorb:
     return xorb
 
 
-def _check_footer(footer: bytes, xorb: Xorb) -> None:
+def _check_footer(footer: bytes | bytearray, xorb: Xorb) -> None:
     if len(footer) < _FOOTER_FIXED:
         raise XetError(f"footer: {len(footer)} bytes are too few", where="xorb")
     if footer[7] > 1:
         raise XetError(f"footer version: expected 0 or 1, found {footer[7]}", where="xorb")
     if footer[8:_FOOTER_FIXED] != xorb.hash:
-        named = format_hash(footer[8:_FOOTER_FIXED])
+        named = format_hash(bytes(footer[8:_FOOTER_FIXED]))
         raise XetError(f"footer: names {named}, not {format_hash(xorb.hash)}", where="xorb")
