@@ -43,7 +43,7 @@ class Intake(asyncio.BufferedProtocol):
             self._begin(len(message.get("body", b"")))
             return message
         await self._fill()
-        if self._cycle.disconnected or self._cycle.response_complete:
+        if self._is_over():
             return {"type": "http.disconnect"}
         body = memoryview(self._block)[: self._at]
         if self._left:
@@ -91,10 +91,13 @@ class Intake(asyncio.BufferedProtocol):
         The first block ends where the body has whole mebibytes: files are then written so, too.
         """
         self._left = getattr(self._protocol.conn._reader, "_remaining", 0)
-        if self._left >= _BLOCK and not self._cycle.disconnected:
+        if self._left >= _BLOCK and not self._is_over():
             self._begun = True
             self._start_block(_BLOCK - received % _BLOCK)
             self._protocol.transport.set_protocol(self)
+
+    def _is_over(self) -> bool:
+        return self._cycle.disconnected or self._cycle.response_complete
 
     def _start_block(self, size: int = _BLOCK) -> None:
         self._block, self._at = bytearray(min(self._left, size)), 0

@@ -22,6 +22,7 @@ __all__ = [
     "Server",
     "environment",
     "nginx",
+    "nothing",
     "python_server",
     "registry",
     "slowed",
@@ -101,6 +102,63 @@ uvicorn.run(Starlette(routes=routes), port=int(sys.argv[1]), http=PatientProtoco
             access_log=False, log_level="warning", server_header=False)
 """
 
+# What takes every upload of the stock client, and does nothing with it: what is left is the client.
+NOTHING = """
+import http.server, json, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    def setup(self):
+        super().setup()
+        self.buffer = memoryview(bytearray(1 << 20))
+    def answer(self, content, status=200):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", "none")
+        self.end_headers()
+        self.wfile.write(body)
+    def take(self):
+        left, last = int(self.headers.get("Content-Length", 0)), 0
+        while left:
+            last = self.rfile.readinto1(self.buffer[:left])
+            left -= last
+            self.server.received += last
+        return self.buffer[:last].tobytes()
+    def do_GET(self):
+        if self.path == "/metrics":
+            self.answer(b"hubstate_registry_received_bytes_total %d" % self.server.received)
+        elif "-token/" in self.path:
+            url = f"http://127.0.0.1:{self.server.server_port}/xet"
+            self.answer({"casUrl": url, "accessToken": "none", "exp": 1 << 32})
+        else:
+            self.answer({}, 404)
+    def do_POST(self):
+        path, body = self.path, self.take()
+        url = f"http://127.0.0.1:{self.server.server_port}"
+        if "/preupload/" in path:
+            names = [file["path"] for file in json.loads(body)["files"]]
+            rest = {"uploadMode": "lfs", "shouldIgnore": False}
+            self.answer({"files": [{"path": name, **rest} for name in names]})
+        elif path.endswith("/objects/batch"):
+            objects = json.loads(body)["objects"]
+            for one in objects:
+                one["actions"] = {"upload": {"href": f"{url}/put"}}
+            self.answer({"transfer": "basic", "objects": objects})
+        elif "/xorb-grants/" in path or "/telemetry" in path:
+            self.answer({}, 404)
+        else:
+            more = {"commitOid": "0" * 40, "commitUrl": f"{url}/a/b", "url": f"{url}/a/b"}
+            self.answer({"was_inserted": True, "type": "result", "result": 1, **more})
+    def do_PUT(self):
+        self.take()
+        self.answer({})
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+server.received = 0
+server.serve_forever()
+"""
 
 # A long line: each connection, or all of them together, are held to a rate, and every question
 # takes a while to arrive.
@@ -198,6 +256,14 @@ def python_server(answers: object, file: Path) -> Iterator[Server]:
     command = [sys.executable, "-c", BARE, str(port), str(file)]
     with _process(command, port, told=json.dumps(answers)) as process:
         yield Server(port=port, pid=process.pid)
+
+
+@contextmanager
+def nothing() -> Iterator[Server]:
+    """A server that takes every upload and keeps nothing of it."""
+    port = _free_port()
+    with _process([sys.executable, "-c", NOTHING, str(port)], port) as process:
+        yield Server(port=port, pid=process.pid, token="none")
 
 
 @contextmanager

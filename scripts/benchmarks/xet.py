@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import Row, Target, medians, report, run
-from serving import CLIENT, DOWNLOAD, Server, environment, registry
+from serving import CLIENT, DOWNLOAD, Server, environment, nothing, registry
 
 LAYERS, LAYER = 24, 8_380_000  # 201 MB in all
 
@@ -28,12 +28,13 @@ from huggingface_hub import HfApi
 port, pid, path, repo = sys.argv[1:]
 api = HfApi()
 api.create_repo(repo, exist_ok=True)
-cpu, began = used(pid), time.perf_counter()
+cpu, own, began = used(pid), time.process_time(), time.perf_counter()
 sent = received(port)
 api.upload_file(path_or_fileobj=path, path_in_repo="w.safetensors", repo_id=repo)
 gigabytes = os.path.getsize(path) / 1e9
 print(json.dumps({"s": time.perf_counter() - began,
                   "server CPU s/GB": (used(pid) - cpu) / gigabytes,
+                  "client CPU s/GB": (time.process_time() - own) / gigabytes,
                   "sent %": (received(port) - sent) / 1e7 / gigabytes}))
 """
 COUNT = """
@@ -70,12 +71,17 @@ def _upload(served: Server, folder: Path, path: str, repo: str, **more: str) -> 
 
 
 def _uploads(served: Server, folder: Path, *, rounds: int) -> None:
-    rows: dict[str, list[Row]] = {"LFS": [], "Xet": []}
-    for number in range(rounds):
-        for seed, name, off in ((2 * number, "LFS", "1"), (2 * number + 1, "Xet", "0")):
-            path = _write(folder / "weights", 100 + seed)  # new bytes: nothing is there already
-            repo = f"admin/{name.lower()}{number}"
-            rows[name].append(_upload(served, folder, path, repo, HF_HUB_DISABLE_XET=off))
+    """The client alone is the client with a server that takes everything and does nothing."""
+    rows: dict[str, list[Row]] = {}
+    with nothing() as sink:
+        for number in range(rounds):
+            for at, (way, off) in enumerate((("LFS", "1"), ("Xet", "0"))):
+                for name, server in ((way, served), (f"{way}, client alone", sink)):
+                    # new bytes: nothing is there already
+                    path = _write(folder / "weights", 100 + 2 * number + at)
+                    repo = f"admin/{way.lower()}{number}"
+                    row = _upload(server, folder, path, repo, HF_HUB_DISABLE_XET=off)
+                    rows.setdefault(name, []).append(row)
     middle = medians(rows)
     value = middle["Xet"]["s"] / middle["LFS"]["s"]
     target = Target(text="Xet / LFS, seconds", value=value, at_most=1.5)

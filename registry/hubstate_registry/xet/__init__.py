@@ -5,6 +5,8 @@
     routes      HTTP, and the way in for the application: XetExtension
     access      tokens for one repository, addresses for some bytes of a xorb
     service     receive, register, answer, plan, read
+    arrival     a xorb on its way in
+    reading     what stored xorbs hold
     copies      whole files for plain readers
     upkeep      gc and fsck
     ── below here: values and bytes alone, no database, no network ──

@@ -47,7 +47,8 @@ from hubstate_registry.xet.copies import Copies
 from hubstate_registry.xet.errors import OutOfRange, XetError
 from hubstate_registry.xet.files import Fetch
 from hubstate_registry.xet.hashes import Hash, parse_hash
-from hubstate_registry.xet.service import Xet, join_pieces
+from hubstate_registry.xet.reading import join_pieces
+from hubstate_registry.xet.service import Xet
 from hubstate_registry.xet.shard import MAX_SHARD
 from hubstate_registry.xet.xorb import MAX_STORED
 

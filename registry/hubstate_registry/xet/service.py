@@ -6,30 +6,30 @@ the chunks of its xorbs and then, read back whole, against its sha256.
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing
 from itertools import takewhile
-from pathlib import Path
 
 from sqlalchemy.exc import IntegrityError
 
 from hubstate_registry.storage import Storage
 from hubstate_registry.storage import xet as tables
-from hubstate_registry.storage.blobs import full_disk, is_held
+from hubstate_registry.storage.blobs import is_held
 from hubstate_registry.storage.xet import XorbFolder
 from hubstate_registry.xet import files, shard
 from hubstate_registry.xet.access import Grant
-from hubstate_registry.xet.digests import Beginnings, Growth, Hashing
+from hubstate_registry.xet.arrival import Arrival
+from hubstate_registry.xet.digests import Beginnings, Hashing
 from hubstate_registry.xet.errors import OutOfRange, XetError
 from hubstate_registry.xet.files import Plan
 from hubstate_registry.xet.hashes import Hash, format_hash
+from hubstate_registry.xet.reading import ChunkReader
 from hubstate_registry.xet.shard import Shard, ShardFile, ShardXorb, Term
-from hubstate_registry.xet.xorb import Scanner, Xorb
+from hubstate_registry.xet.xorb import Xorb
 
-__all__ = ["Arrival", "Xet", "join_pieces"]
+__all__ = ["Xet"]
 
 _MOST_CHUNKS = 4_000_000  # of one shard's files together: 256 GB of chunks of the usual size
 _ABSENT = (
@@ -39,57 +39,13 @@ _ABSENT = (
 _ANSWER_SECONDS = 3600  # how long a client goes by what it was told of a chunk
 
 
-class Arrival:
-    """A xorb on its way in: checked and written as it comes."""
-
-    def __init__(self, path: Path, growth: Growth | None = None) -> None:
-        self.path = path
-        self._growth = growth
-        self._scanner = Scanner(growth.take if growth is not None else None)
-        self._file = path.open("xb", buffering=0)
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Check and keep the next bytes.
-
-        Raises:
-            XetError: they are no part of a xorb.
-            Full: the disk is full.
-        """
-        self._scanner.feed(data)
-        view = memoryview(data)
-        with full_disk():
-            while view:
-                view = view[self._file.write(view) :]
-
-    def land(self, hash: Hash) -> Xorb:
-        """The xorb, once all of it is here, flushed and without its footer.
-
-        Raises:
-            XetError: it is not whole, or not the one that was named.
-        """
-        xorb = self._scanner.finish()
-        if xorb.hash != hash:
-            problem = f"expected content named {format_hash(hash)}, found {format_hash(xorb.hash)}"
-            raise XetError(problem, where="xorb")
-        with full_disk():
-            self._file.truncate(xorb.stored)
-            os.fsync(self._file.fileno())
-        if self._growth is not None:
-            self._growth.finish(xorb.hash)
-        return xorb
-
-    def close(self) -> None:
-        """Remove what got no name."""
-        self._file.close()
-        self.path.unlink(missing_ok=True)
-
-
 class Xet:
     """The Xet side of a registry's folder."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.folder = XorbFolder(storage.root)
+        self._chunks = ChunkReader(storage.database, self.folder)
         self._beginnings = Beginnings()
 
     @asynccontextmanager
@@ -184,20 +140,7 @@ class Xet:
             terms = tables.find_terms(connection, sha256=sha256)
         if not terms:
             raise XetError("no terms are stored", where=f"sha256:{sha256}")
-        yield from self._read(terms, start=start, stop=stop)
-
-    def _read(
-        self, terms: Sequence[Term], *, start: int = 0, stop: int | None = None
-    ) -> Iterator[bytes | memoryview]:
-        stop = sum(term.size for term in terms) if stop is None else stop
-        kept, at = files.select(terms, start=start, stop=stop)
-        for term in kept:
-            with self.storage.database.read() as connection:
-                known = tables.load_xorbs(connection, [term.xorb])
-            wanted = files.plan([term], known, start=max(start - at, 0), stop=stop - at)
-            with _OpenXorb(self.folder.path(term.xorb)) as source:
-                yield from files.read(wanted, known, open={term.xorb: source}.__getitem__)
-            at += term.size
+        yield from self._chunks.read(terms, start=start, stop=stop)
 
     def _register(self, file: ShardFile, *, grant: Grant) -> None:
         known = self._load_usable(file, grant=grant)
@@ -247,7 +190,7 @@ class Xet:
         count, state = self._beginnings.find(whole)
         if count < len(file.terms):
             with closing(Hashing(state)) as hashing:
-                for piece in self._read(file.terms[count:]):
+                for piece in self._chunks.read(file.terms[count:]):
                     hashing.take(piece)
                 state = hashing.finish()
         return str(state.hexdigest())
@@ -259,38 +202,6 @@ def _is_whole(term: Term, xorbs: Mapping[Hash, Xorb]) -> bool:
 
 def _caller(grant: Grant) -> tuple[str | None, int]:
     return grant.reader.user, grant.repository
-
-
-def join_pieces(pieces: Iterable[bytes | memoryview], *, size: int) -> Iterator[bytes]:
-    """The same bytes in blocks of about ``size``."""
-    block, length = list[bytes | memoryview](), 0
-    for piece in pieces:
-        block.append(piece)
-        length += len(piece)
-        if length >= size:
-            yield b"".join(block)
-            block, length = [], 0
-    if block:
-        yield b"".join(block)
-
-
-class _OpenXorb:
-    """A xorb on disk."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._file = path.open("rb", buffering=0)
-        except FileNotFoundError as error:
-            raise XetError("is missing from the disk", where=f"xorb {path.name}") from error
-
-    def __enter__(self) -> _OpenXorb:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def pread(self, length: int, offset: int) -> bytes:
-        return os.pread(self._file.fileno(), length, offset)
 
 
 def _check_limits(told: Shard, object_bytes: int) -> None:
