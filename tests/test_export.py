@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -160,6 +161,15 @@ def test_a_failure_leaves_nothing_behind(subject: Subject, tmp_path: Path) -> No
         export_weights(subject, tmp_path / "a.h5", to="hdf5", transforms=rules)
     with pytest.raises(InvalidSetting, match="expected one of folder"):
         export_weights(subject, tmp_path / "a.h5", to="onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["source.safetensors"]
+
+
+def test_a_missing_package_is_named_with_the_file_that_was_asked_for(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(HubstateError, match=r"^a\.h5: HDF5 needs h5py.*hubstate\[hdf5\]"):
+        export_weights(subject, tmp_path / "a.h5", to="hdf5")
     assert [p.name for p in tmp_path.iterdir()] == ["source.safetensors"]
 
 

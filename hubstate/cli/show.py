@@ -194,5 +194,5 @@ def _cells(node: _Node, *, folded: bool) -> tuple[str, str, str]:
     if entry is not None and entry.tied_to is not None:
         return kind, "", f"= {entry.tied_to or '(model)'}"
     tensors = list(node.tensors())
-    total = f"{len(tensors)} tensors" if folded and tensors else ""
+    total = f"{len(tensors)} tensor{'s' * (len(tensors) > 1)}" if folded and tensors else ""
     return kind, total, size(sum(map(_bytes, tensors))) if tensors else ""

@@ -118,7 +118,9 @@ def _for_numpy(tensors: Mapping[str, Tensor], *, widen: bool) -> dict[str, Tenso
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(16)}{path.suffix}")
+    aside = path.with_name(f".{secrets.token_hex(16)}")
+    aside.mkdir()
+    temporary = aside / path.name  # under its own name, which errors say
     try:
         write(temporary)
         if path.is_dir():
@@ -126,7 +128,7 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
         else:
             temporary.replace(path)
     finally:
-        _remove(temporary)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _exchange(temporary: Path, path: Path) -> None:
@@ -138,14 +140,7 @@ def _exchange(temporary: Path, path: Path) -> None:
     except OSError:
         old.rename(path)
         raise
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    shutil.rmtree(old)
 
 
 def _write_pth(path: Path, tensors: dict[str, Tensor]) -> None:
