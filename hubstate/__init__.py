@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from hubstate.zoo.builders import load_report, register_model
     from hubstate.zoo.create import create_model, list_models
     from hubstate.zoo.heads import backbone, classifier, head_of
-    from hubstate.zoo.preprocessing import ModelInfo, Preprocessing, model_info, preprocess
+    from hubstate.zoo.images import Preprocessing
+    from hubstate.zoo.preprocessing import ModelInfo, model_info, preprocess
 
 _HOMES = {
     "checkpoint": ("load", "save"),
@@ -64,7 +65,8 @@ _HOMES = {
     "zoo.builders": ("load_report", "register_model"),
     "zoo.create": ("create_model", "list_models"),
     "zoo.heads": ("backbone", "classifier", "head_of"),
-    "zoo.preprocessing": ("ModelInfo", "Preprocessing", "model_info", "preprocess"),
+    "zoo.images": ("Preprocessing",),
+    "zoo.preprocessing": ("ModelInfo", "model_info", "preprocess"),
 }
 
 __version__ = "0.1.0"

@@ -7,6 +7,8 @@
     catalogue.py     catalogue.toml: which weights exist for which builder
     listing.py       a catalogue file, read and checked
     inputs.py        what may be said of a model's images
+    images.py        images made so
+    preprocessing.py model_info, preprocess: what a builder or a release says of them
     create.py        create_model, list_models: builders by name
     index.py         the library's own builders, by family
     parts.py         where their heads and stages are, as data
