@@ -1,4 +1,4 @@
-"""What an address says: a rule with the words of its path, and the query."""
+"""What an address says: a rule with the words of its path, and the query; or where it is now."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from hubstate_registry.names import RepoId, parse_repo
 if TYPE_CHECKING:
     from hubstate_registry.dispatch import Rule
 
-__all__ = ["Place", "Query"]
+__all__ = ["Moved", "Place", "Query"]
+
+
+class Moved(Exception):
+    """The repository is elsewhere; the answer is a redirect that keeps method and body."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.location = location
 
 
 class Place:
@@ -42,6 +50,11 @@ class Place:
             BadRequest: it is none.
         """
         return parse_repo(self.params["repo"])
+
+    @cached_property
+    def revision(self) -> str:
+        """The revision, ``main`` if the path has none."""
+        return self.params.get("revision") or "main"
 
 
 class Query(dict[str, str]):

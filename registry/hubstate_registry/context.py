@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TypeVar, cast
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from hubstate_registry.addresses import Place, Query
+from hubstate_registry.addresses import Moved, Place, Query
 from hubstate_registry.auth import ANONYMOUS, Role
 from hubstate_registry.bodies import stream_body
 from hubstate_registry.errors import BadRequest, Forbidden, Gated, RepoNotFound, Unauthorized
@@ -27,22 +27,13 @@ from hubstate_registry.storage.references import Actor
 from hubstate_registry.storage.repositories import Repository
 from hubstate_registry.storage.trees import Tree
 
-__all__ = ["Call", "Moved"]
+__all__ = ["Call"]
 
 T = TypeVar("T")
 View = Connection | Glance
 _MOST_LETTERS = 200  # of a revision whose commit is remembered
 _FEW = 500  # files of a tree that take no time worth a thread
-_FEW_BLOBS = 20  # that are looked up one by one
 _NOBODYS = RepoId(namespace="", name="")  # which no repository has: to look for it is Beyond
-
-
-class Moved(Exception):
-    """The repository is elsewhere; the answer is a redirect that keeps method and body."""
-
-    def __init__(self, location: str) -> None:
-        super().__init__(location)
-        self.location = location
 
 
 class Call:
@@ -213,11 +204,6 @@ class Call:
         if repository.gated and self.principal.role(repository.id.namespace) < Role.READ:
             raise Gated(f"Access to model {repository.id} is restricted to members")
 
-    @property
-    def revision(self) -> str:
-        """The revision that the path names, ``main`` if it has none."""
-        return self.params.get("revision") or "main"
-
     def commit(self, connection: View, repository: Repository) -> str:
         """The commit of the path's revision, ``main`` if it has none.
 
@@ -225,7 +211,7 @@ class Call:
             RevisionNotFound: there is none.
             BadRequest: the revision is no text.
         """
-        revision = self.revision
+        revision = self.place.revision
         if not encodes(revision) or "\0" in revision:
             raise BadRequest(f"no revision is called {shorten(revision)}")
 
@@ -254,7 +240,12 @@ class Call:
         facts = {} if self.facts is None else self.facts
         wanted = set(digests)
         found = {d: cast(Blob, facts["blob", d]) for d in wanted if ("blob", d) in facts}
-        for blob in _find_blobs(connection, list(wanted.difference(found))):
+        missing = list(wanted.difference(found))
+        if isinstance(connection, Glance):
+            rows = connection.blobs(missing)
+        else:
+            rows = blobs.find_many(connection, missing)
+        for blob in rows:
             found[blob.sha256] = blob
             if self.facts is not None:
                 self.facts.keep(("blob", blob.sha256), blob)
@@ -283,7 +274,9 @@ class Call:
         if (kept := facts.get(key)) is not None:
             return cast(Response, kept)
         made = make()
-        if made.status_code == 200 and _repeats(made):
+        # plain ones can be sent again as they are; others say whether they can
+        repeats = getattr(made, "repeats", type(made) is Response)
+        if made.status_code == 200 and repeats:
             facts.keep(key, made, size=len(repr(key)) + len(getattr(made, "body", b"")))
         return made
 
@@ -291,12 +284,13 @@ class Call:
         memory = cast(Memory, self.memory)
         known = memory.find(id)
         if known is None:
-            look = glance.look(id, branch=self.revision)
+            look = glance.look(id, branch=self.place.revision)
             known = memory.learn(look.repository)
             if look.commit is not None:
-                known.facts.keep(("commit", look.repository.number, self.revision), look.commit)
+                key = ("commit", look.repository.number, self.place.revision)
+                known.facts.keep(key, look.commit)
         if not self.may_read(known.repository):  # the time must not tell that there is one
-            glance.look(_NOBODYS, branch=self.revision)
+            glance.look(_NOBODYS, branch=self.place.revision)
         self.facts = known.facts
         return known.repository
 
@@ -305,16 +299,3 @@ class Call:
         query = self.scope["query_string"].decode("latin-1")
         moved: str = path.replace(f"/{self.place.raw_repo}", f"/{quote(str(id))}", 1)
         return f"{moved}?{query}" if query else moved
-
-
-def _find_blobs(connection: View, digests: Sequence[str]) -> Sequence[Blob]:
-    if not isinstance(connection, Glance):
-        return blobs.find_many(connection, digests)
-    if len(digests) > _FEW_BLOBS:
-        raise Beyond
-    return [connection.blob(digest) for digest in digests]
-
-
-def _repeats(response: Response) -> bool:
-    """Whether the very same object can be sent again; files that are whole on disk can."""
-    return type(response) in (Response, JSONResponse) or getattr(response, "repeats", False)

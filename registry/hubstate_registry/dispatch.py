@@ -19,10 +19,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from hubstate_registry.addresses import Place
+from hubstate_registry.addresses import Moved, Place
 from hubstate_registry.auth import ANONYMOUS, Principal
 from hubstate_registry.bodies import read_body
-from hubstate_registry.context import Call, Moved
+from hubstate_registry.context import Call
 from hubstate_registry.errors import BadRequest, NoSuchRoute, RegistryError, Unauthorized
 from hubstate_registry.limits import check_headers
 from hubstate_registry.memory import Memory

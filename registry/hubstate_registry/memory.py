@@ -104,6 +104,7 @@ class Memory:
 
     def learn(self, repository: Repository) -> Known:
         """Note that there is this repository. Find it out in the thread that refreshes."""
+        self._drop(repository.number)  # it may have moved since the last look
         known = self._known[repository.id.key] = Known(repository, Facts(self))
         self._keys[repository.number] = repository.id.key
         self.bytes += _SMALL
@@ -118,7 +119,10 @@ class Memory:
             self._seen += len(changes)
             self.anything = Facts(self)
             for number in changes:
-                self._known.pop(self._keys.pop(number, ""), None)
+                self._drop(number)
+
+    def _drop(self, number: int) -> None:
+        self._known.pop(self._keys.pop(number, ""), None)
 
     def _forget(self) -> None:
         self.anything = Facts(self)

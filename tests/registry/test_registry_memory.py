@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import tempfile
@@ -117,6 +118,18 @@ def test_a_journal_that_does_not_reach_back_ends_all_that_is_known(count: int) -
         assert memory.find(two) is None
 
 
+def test_a_repository_that_moves_while_it_is_looked_at_is_known_by_one_name() -> None:
+    one, three = (RepoId(namespace="ada", name=name) for name in ("one", "three"))
+    move = "UPDATE repositories SET name = 'three', key = 'ada/three' WHERE name = 'one'"
+    with folder() as storage:
+        memory = remember(storage)
+        changed(storage, lambda c: c.execute(sa.text(move)))
+        memory.learn(storage.glance.look(three, branch="main").repository)
+        assert memory.find(one) is None
+        memory.refresh()
+        assert memory.find(three) is None
+
+
 def test_much_that_is_known_is_forgotten() -> None:
     with folder() as storage:
         memory = remember(storage)
@@ -155,3 +168,31 @@ def test_no_reader_among_many_is_behind_what_was_acknowledged(served: Serving) -
         for reader in readers:
             reader.join()
     assert not problems
+
+
+def test_under_load_the_database_is_asked_once_for_all_that_wait(
+    served: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application, looks = served.application, list[str]()
+    version = application.registry.storage.glance.version
+    monkeypatch.setattr(
+        application.registry.storage.glance, "version", lambda: looks.append("") or version()
+    )
+    scope = {"type": "http", "method": "GET", "path": "/healthz", "query_string": b""}
+
+    async def ask() -> None:
+        await application(dict(scope, headers=[]), receive, send)
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request"}
+
+    async def send(_: object) -> None:
+        pass
+
+    async def ask_many() -> None:
+        await asyncio.gather(*(ask() for _ in range(16)))
+        assert len(looks) == 1
+        await asyncio.gather(ask(), ask())
+        assert len(looks) == 2
+
+    asyncio.run(ask_many())

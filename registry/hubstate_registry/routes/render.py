@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -30,13 +31,30 @@ __all__ = [
 ]
 
 
-class Page(JSONResponse):
+_encode = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+).encode
+
+
+class Json(JSONResponse):
+    """An answer in JSON, which can be given again; by one encoder for all."""
+
+    repeats = True
+
+    def render(self, content: object) -> bytes:
+        """The body."""
+        return _encode(content).encode()
+
+
+class Page(Json):
     """A part of a list, which says how this very caller asks for the next."""
+
+    repeats = False
 
 
 def answer(content: object, *, headers: Mapping[str, str] | None = None) -> Response:
     """An answer in JSON."""
-    return JSONResponse(content, headers=headers)
+    return Json(content, headers=headers)
 
 
 def page(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -23,6 +24,7 @@ __all__ = ["EVERYTHING", "Beyond", "Glance", "Look"]
 EVERYTHING = 0
 """The journal's word for a change that is not about one repository."""
 
+_FEW_BLOBS = 20  # that are looked up one by one
 _LARGE = 8192  # bytes of a stored tree: from some 80 files on, it takes time worth a thread
 
 _LOOK = """
@@ -123,14 +125,16 @@ class Glance:
             raise Beyond
         return Tree.load(data)
 
-    def blob(self, sha256: str) -> Blob:
+    def blobs(self, digests: Sequence[str]) -> list[Blob]:
         """Where some bytes are.
 
         Raises:
-            Beyond: nothing is known of them.
+            Beyond: nothing is known of one of them, or they are many.
         """
-        digest, size, stored, xet = self._row(_BLOB, sha256)
-        return Blob(sha256=digest, size=size, stored=stored, xet=xet)
+        if len(digests) > _FEW_BLOBS:
+            raise Beyond
+        rows = [self._row(_BLOB, sha256) for sha256 in digests]
+        return [Blob(sha256=row[0], size=row[1], stored=row[2], xet=row[3]) for row in rows]
 
     def execute(self, *_: object) -> NoReturn:
         """Stands where a route goes on to ask for more.
