@@ -253,14 +253,13 @@ class Call:
 
     def known(self, key: Hashable, find: Callable[[], T]) -> T:
         """What is known, or what is found now, and then known until it may have changed."""
-        facts = self.facts
-        if facts is None:
+        if self.facts is None:
             return find()
-        if key in facts:
-            return cast(T, facts[key])
-        found = find()
-        facts.keep(key, found)
-        return found
+        if key not in self.facts:
+            found = find()
+            self.facts.keep(key, found)
+            return found
+        return cast(T, self.facts[key])
 
     def again(self, key: Hashable, make: Callable[[], Response]) -> Response:
         """The answer that this key had before, or the one that is made now.
