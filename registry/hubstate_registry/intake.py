@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -33,7 +34,8 @@ class Intake(asyncio.BufferedProtocol):
         self._protocol, self._receive = protocol, receive
         self._cycle = protocol.cycle
         self._begun, self._left = False, 0
-        self._block, self._at = bytearray(), 0
+        self._blocks: list[bytearray] = []
+        self._block, self._at, self._stop = bytearray(), 0, 0
         self._full = asyncio.Event()
 
     async def receive(self) -> Any:
@@ -55,20 +57,20 @@ class Intake(asyncio.BufferedProtocol):
     def end(self) -> None:
         """Give the connection back, with what is left of the body."""
         if self._begun:
-            self._begun = False
+            self._begun, self._blocks = False, []
             self._protocol.conn._reader._remaining = self._left  # type: ignore[union-attr]
             self._protocol.transport.set_protocol(self._protocol)
             self._protocol.handle_events()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes belong."""
-        return memoryview(self._block)[self._at :]
+        return memoryview(self._block)[self._at : self._stop]
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes have come."""
         self._at += nbytes
         self._left -= nbytes
-        if self._at == len(self._block):
+        if self._at == self._stop:
             self._protocol.flow.pause_reading()
             self._full.set()
 
@@ -100,9 +102,22 @@ class Intake(asyncio.BufferedProtocol):
         return self._cycle.disconnected or self._cycle.response_complete
 
     def _start_block(self, size: int = _BLOCK) -> None:
-        self._block, self._at = bytearray(min(self._left, size)), 0
+        self._block, self._at, self._stop = self._find_block(), 0, min(self._left, size)
         self._full.clear()
         self._protocol.flow.resume_reading()
+
+    def _find_block(self) -> bytearray:
+        """One that nobody looks at any more: memory that is new costs more than what is done to it.
+
+        A bytearray that somebody has a view of does not let itself grow.
+        """
+        for block in self._blocks:
+            with suppress(BufferError):
+                block.append(0)
+                block.pop()
+                return block
+        self._blocks.append(bytearray(_BLOCK))
+        return self._blocks[-1]
 
     async def _fill(self) -> None:
         """Until the block is full, or has waited long enough with what it has."""
