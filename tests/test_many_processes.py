@@ -332,6 +332,21 @@ def test_a_lease_that_is_touched_is_waited_for(
     assert task.fetched == 1
 
 
+def test_one_thread_touches_all_leases_of_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "_BEAT", 0.02)
+    paths = [tmp_path / "leases" / name for name in ("ab", "cd")]
+    before = set(threading.enumerate())
+    with ExitStack() as held:
+        for path in paths:
+            held.enter_context(leases._lease(path))
+            os.utime(path, (1, 1))
+        wait_until(lambda: all(path.stat().st_mtime > 1 for path in paths))
+        assert len(set(threading.enumerate()) - before) <= 1
+    wait_until(lambda: not set(threading.enumerate()) - before)
+
+
 def test_whoever_lost_a_lease_does_not_give_back_the_next_one(tmp_path: Path) -> None:
     path = tmp_path / "leases" / "ab"
     with ExitStack() as theirs:
