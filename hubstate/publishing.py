@@ -23,6 +23,7 @@ from torch import nn
 from hubstate import settings
 from hubstate.difference import Difference, compare
 from hubstate.errors import GateRefused, InvalidSetting, RepositoryNotFound, RevisionNotFound
+from hubstate.fitness import refusals
 from hubstate.gate import pass_gate
 from hubstate.hub import open_registry, open_release, publish_files, tag_commit, target_of
 from hubstate.manifest import Json, Manifest
@@ -32,7 +33,7 @@ from hubstate.rules import Rules as Transforms
 from hubstate.rules import parse_rules
 from hubstate.scratch import scratch_folder
 from hubstate.shards import parse_size
-from hubstate.staging import Description, preprocessing_of, recorded_builder, refusals, stage
+from hubstate.staging import Description, preprocessing_of, recorded_builder, stage
 from hubstate.values import frozen
 
 __all__ = ["Publication", "publish"]

@@ -38,8 +38,8 @@ TORCH = [
     "migrating",
 ]
 BOTH = [
-    *("pretrained", "zoo", "gate", "staging", "publishing", "fetching", "pinning", "warm"),
-    "convert",
+    *("pretrained", "zoo", "gate", "staging", "fitness", "publishing", "fetching", "pinning"),
+    *("warm", "convert"),
 ]
 DOORS = ["__init__", "cli", "__main__"]
 

@@ -22,11 +22,12 @@ from hubstate.convert import export_weights, read_foreign
 from hubstate.convert.holder import hold
 from hubstate.errors import InvalidSetting, StructureMismatch
 from hubstate.fetching import wanted_tensors
+from hubstate.fitness import refusals
 from hubstate.gate import inspect
 from hubstate.hub import publish_files
 from hubstate.manifest import NAME, Manifest, dump, parse
 from hubstate.rules import dump_rules, parse_rules
-from hubstate.staging import Description, recorded_builder, refusals, stage
+from hubstate.staging import Description, recorded_builder, stage
 from hubstate.subject import open_subject
 from hubstate.zoo import densenet121, vit_b_32
 from hubstate.zoo.builders import register_model

@@ -20,7 +20,7 @@ from quick import described
 from torch import nn
 
 import hubstate
-import hubstate.staging
+import hubstate.fitness
 from hubstate.blobs import Blobs
 from hubstate.bundle import export_bundle, import_bundle
 from hubstate.cache import Cache, entries, prune, remove, verify
@@ -400,7 +400,7 @@ def test_staging_takes_less_memory_than_a_shard(tmp_path: Path) -> None:
     model = nn.ModuleList(nn.Linear(2048, 2048) for _ in range(6))  # 16 MiB each
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak starts anew
     before = _memory("VmHWM")
-    problems = hubstate.staging._nonfinite(dict(model.state_dict()))
+    problems = hubstate.fitness._nonfinite(dict(model.state_dict()))
     paths = save_sharded(tmp_path / "model.safetensors", tensors_of(model), limit=33 << 20)
     assert len(paths) == 4
     for path in paths[:-1]:
@@ -418,14 +418,14 @@ def _memory(name: str) -> int:
 def test_every_bad_value_is_counted_block_by_block(
     monkeypatch: pytest.MonkeyPatch, turned: bool
 ) -> None:
-    monkeypatch.setattr(hubstate.staging, "_BLOCK", 7)
+    monkeypatch.setattr(hubstate.fitness, "_BLOCK", 7)
     tensor = torch.zeros(5, 3, 4)
     tensor.flatten()[::9] = float("nan")
     tensor.flatten()[1::9] = float("inf")
     tensor = tensor.permute(2, 0, 1) if turned else tensor
-    (problem,) = hubstate.staging._nonfinite({"t": tensor})
+    (problem,) = hubstate.fitness._nonfinite({"t": tensor})
     assert "14 of 60 values" in problem
-    assert all(block.numel() <= 15 for block in hubstate.staging._blocks(tensor))
+    assert all(block.numel() <= 15 for block in hubstate.fitness._blocks(tensor))
 
 
 # Everything else that reads releases

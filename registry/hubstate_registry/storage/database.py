@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -77,9 +77,11 @@ class Database:
 def make_private(path: Path) -> None:
     """Make an empty database, if there is none, that nobody but its owner reads.
 
-    It names private repositories and their files; SQLite's other files take its mode over.
+    It names private repositories and their files; SQLite's other files take its mode over. A
+    database that is there is not opened: closing it would end this process's locks on it.
     """
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _prepare(raw: sqlite3.Connection, _record: object) -> None:
