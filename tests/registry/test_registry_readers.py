@@ -17,7 +17,7 @@ SIZE = 24 << 20
 @pytest.fixture
 def address(served: Serving, monkeypatch: pytest.MonkeyPatch) -> str:
     """A file of ``SIZE`` bytes, for readers who are watched closely."""
-    monkeypatch.setattr(PatientProtocol, "READER_SECONDS", 0.2)
+    monkeypatch.setattr(PatientProtocol, "READER_SECONDS", 0.5)
     served.api().create_repo("ada/large")
     blob = b"\0" * SIZE
     with pytest.warns(DeprecationWarning, match="Use 'content="):
@@ -44,7 +44,7 @@ def read(served: Serving, address: str, *, rest: float, pause: float) -> int:
 
 
 def test_a_reader_who_takes_nothing_is_given_up(served: Serving, address: str) -> None:
-    assert read(served, address, rest=0.8, pause=0) < SIZE
+    assert read(served, address, rest=1.5, pause=0) < SIZE
     assert served.request("GET", "/healthz", user=None).status_code == 200
 
 
