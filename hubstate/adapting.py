@@ -82,13 +82,13 @@ class Adaptation:
             for issue in issues
         ]
 
-    def advise(self, error: StructureMismatch) -> str | None:
+    def advise(self, error: StructureMismatch) -> str:
         """What to do about differences, where all of them would be adapted, or why none can be."""
         paths = [issue.path for issue in error.issues]
         if all(path in self.account for path in paths):
             return f"adapt=True adapts {', '.join(paths)}, and its report says how"
         reasons = [why for path, why in self.reasons.items() if path in paths]
-        return reasons[0] if reasons else None
+        return reasons[0] if reasons else ""
 
     def tell(self, report: LoadReport) -> LoadReport:
         """The report with what was adapted; what a filter left out is not."""

@@ -93,7 +93,8 @@ class StructureMismatch(HubstateError, ValueError):
     """A model and a source of weights differ, and nothing was loaded.
 
     ``issues`` holds every difference in the order of the model; the text stops after
-    ``SHOWN`` lines and says how many more there are.
+    ``SHOWN`` lines and says how many more there are. ``advice`` is its last line, where whoever
+    passes the error on knows what may be done.
 
     >>> print(StructureMismatch([Issue("fc.bias", "missing", "not in the source")]))
     1 difference, nothing was loaded:
@@ -106,6 +107,7 @@ class StructureMismatch(HubstateError, ValueError):
     def __init__(self, issues: Sequence[Issue], *, where: str | None = None) -> None:
         self.issues: tuple[Issue, ...] = tuple(issues)
         self.where = where
+        self.advice = ""
         super().__init__(self.issues, where)
 
     def __str__(self) -> str:
@@ -122,6 +124,8 @@ class StructureMismatch(HubstateError, ValueError):
             lines.append(f"  … and {count - self.SHOWN} more ({rest})")
         if count and all(issue.kind == "structure" for issue in self.issues):
             lines.append("every tensor fits; strict='tensors' compares nothing else")
+        if self.advice:
+            lines.append(self.advice)
         return "\n".join(lines)
 
 

@@ -1,15 +1,16 @@
-"""Architectures as they were before a refactor, which a fresh process can import."""
+"""Architectures before and after a refactor, which a fresh process can import."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from toys import TOY, Toy
 
 from hubstate.zoo.builders import register_model
 from hubstate.zoo.densenet import DenseLayer, densenet121
 from hubstate.zoo.variants import photographs
 
-__all__ = ["earlier_densenet121"]
+__all__ = ["earlier_densenet121", "renamed"]
 
 
 class EarlierLayer(nn.Module):
@@ -37,3 +38,12 @@ def earlier_densenet121(*, num_classes: int = 1000) -> nn.Module:
             if isinstance(layer, DenseLayer):
                 setattr(block, name, EarlierLayer(layer))
     return model
+
+
+@register_model(
+    preprocessing=TOY,
+    migrations={"has:head.weight": [{"rename": r"head\.(.*)", "to": r"fc.\1"}]},
+)
+def renamed(*, num_classes: int = 4) -> Toy:
+    """A model whose head once had another name."""
+    return Toy(8, num_classes)

@@ -184,7 +184,7 @@ def test_unasked_nothing_is_adapted_and_the_error_says_what_would_be(
     with pytest.raises(StructureMismatch, match=r"pos_embedding: shape") as caught:
         vit(pretrained=NAME, image_size=48)
     assert [issue.path for issue in caught.value.issues] == [POSITIONS]
-    assert caught.value.__notes__ == [f"adapt=True adapts {POSITIONS}, and its report says how"]
+    assert caught.value.advice == f"adapt=True adapts {POSITIONS}, and its report says how"
 
 
 def test_nothing_else_is_adapted_with_it(model: VisionTransformer) -> None:
@@ -219,7 +219,7 @@ def test_weights_that_mix_patches_are_refused_and_the_error_says_why(
         build(pretrained=name, image_size=48, adapt=adapt)
     why = f"weights that mix {patches} patches fit no others: images of 32 × 32 are theirs"
     assert [issue.path for issue in caught.value.issues] == paths
-    said = [issue.detail for issue in caught.value.issues] if adapt else caught.value.__notes__
+    said = [issue.detail for issue in caught.value.issues] if adapt else [caught.value.advice]
     assert all(text.endswith(why) for text in said)
 
 
@@ -232,7 +232,7 @@ def test_the_size_is_understood_as_timm_spells_it(model: VisionTransformer, size
     assert made(torch.zeros(1, 3, 48, 48)).shape == (1, 3)
     with pytest.raises(StructureMismatch) as caught:
         spelled(pretrained=NAME, img_size=size)
-    assert caught.value.__notes__ == [f"adapt=True adapts {POSITIONS}, and its report says how"]
+    assert caught.value.advice == f"adapt=True adapts {POSITIONS}, and its report says how"
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from earlier import earlier_densenet121
+from earlier import earlier_densenet121, renamed
 from quick import described, publish_quickly
 from safetensors.torch import load_file, save_file
 from test_peers import theirs  # noqa: F401 (a fixture)
 from torch import nn
-from toys import renamed, toy
+from toys import toy
 
 import hubstate
 from hubstate.convert import export_weights, read_foreign

@@ -33,15 +33,6 @@ def toy(*, width: int = 8, num_classes: int = 4, in_chans: int = 3) -> Toy:
     return Toy(width, num_classes)
 
 
-@register_model(
-    preprocessing=TOY,
-    migrations={"has:head.weight": [{"rename": r"head\.(.*)", "to": r"fc.\1"}]},
-)
-def renamed(*, num_classes: int = 4) -> Toy:
-    """A model whose head once had another name."""
-    return Toy(8, num_classes)
-
-
 @register_model(preprocessing=TOY)
 def fickle(*, num_classes: int = 4, in_chans: int = 3) -> Toy:
     """Builds another architecture in a process of its own, as a stale installation would."""

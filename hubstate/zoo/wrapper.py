@@ -144,8 +144,8 @@ def _make_pretrained(
         try:
             report = load_release(model, release, adapt=_sizes(model) if adapt else None, **options)
         except StructureMismatch as error:
-            if not adapt and (advice := adaptation_of(model, release, _sizes(model)).advise(error)):
-                error.add_note(advice)
+            if not adapt:
+                error.advice = adaptation_of(model, release, _sizes(model)).advise(error)
             raise
     skipped.finish(model, loaded=frozenset(report.loaded))
     stated = release.manifest.preprocessing if release.manifest else {}
