@@ -7,7 +7,6 @@ A name is a reference, which has a ``/`` or an ``@``, or else a model: ``resnet1
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from hubstate.cache import Cache
 from hubstate.endpoints import open_endpoint
@@ -16,12 +15,11 @@ from hubstate.hub import open_pinned, open_release
 from hubstate.lock import LockFile, ModelPin, Pin
 from hubstate.reference import Reference
 from hubstate.values import frozen
+from hubstate.workers import at_once
 from hubstate.zoo.catalogue import Source, choose
 from hubstate.zoo.create import find_builder
 
 __all__ = ["Change", "Verdict", "add_pins", "check_pins", "remove_pins", "update_pins"]
-
-_AT_ONCE = 8
 
 
 @frozen
@@ -106,8 +104,7 @@ def add_pins(
             continue
         models[name], place = _choose(name)
         wanted[models[name].reference] = place or registry
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        pins = list(pool.map(lambda item: _pin(*item, cache=cache or Cache()), wanted.items()))
+    pins = at_once(lambda item: _pin(*item, cache=cache or Cache()), wanted.items())
     after = lock.having(models=models, releases={str(pin.reference): pin for pin in pins})
     after = after.without(*_orphans(lock, after))
     return after, list(_changes(lock, after))
@@ -206,8 +203,7 @@ def check_pins(lock: LockFile, *, cache: Cache | None = None) -> list[Verdict]:
     Nothing is fetched but manifests. What a reference means by now is told as well; that it
     means something else is no fault.
     """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda pin: _verdict(pin, cache or Cache()), lock.releases.values()))
+    return at_once(lambda pin: _verdict(pin, cache or Cache()), lock.releases.values())
 
 
 def _verdict(pin: Pin, cache: Cache) -> Verdict:

@@ -10,10 +10,13 @@ draws on a terminal, and does nothing where standard error is not one.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Hook", "bar", "quiet", "step"]
+from hubstate.errors import HubstateError
+
+__all__ = ["Hook", "bar", "quiet", "shared", "step"]
 
 Hook = Callable[[int], object]
 """Told of the number of bytes that have just arrived."""
@@ -33,6 +36,28 @@ def bar(label: str, *, total: int) -> Iterator[Hook]:
 
     with tqdm(total=total, desc=label, unit="B", unit_scale=True, leave=False) as drawn:
         yield drawn.update
+
+
+@contextmanager
+def shared(hook: Hook) -> Iterator[Hook]:
+    """A hook for several threads, told by one at a time; after an error in the block it raises.
+
+    So transfers end that nobody waits for any more, at the next bytes that arrive.
+    """
+    lock, broken_off = threading.Lock(), False
+
+    def told(count: int, /) -> None:
+        with lock:
+            if broken_off:
+                raise HubstateError("what this was fetched for was broken off")
+            hook(count)
+
+    try:
+        yield told
+    except BaseException:
+        with lock:
+            broken_off = True
+        raise
 
 
 @contextmanager

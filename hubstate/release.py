@@ -29,7 +29,6 @@ __all__ = ["WEIGHTS", "Release", "read_release"]
 WEIGHTS = "model.safetensors"
 _PREFIX = 64 << 10  # one request of this size holds the header of most weights files
 _LARGEST = 32 << 20  # bytes of a manifest, or of an index
-_AT_ONCE = 8
 
 
 @frozen
@@ -194,16 +193,14 @@ class Release:
 
     def _shards(self, index: str) -> list[str]:
         """The files that an index names, once their headers agree with it."""
-        from concurrent.futures import ThreadPoolExecutor  # here, as few releases have an index
-
-        from hubstate.shards import check_files, check_shards, read_index
+        from hubstate.shards import check_files, check_shards, read_index  # few have an index
+        from hubstate.workers import at_once
 
         what = f"{index} of {self.source.where}"
         _check_size(self.source, index)
         weight_map = read_index(self.read(index), what=what)
         names = check_files(weight_map, self.source.infos, what=what)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            headers = dict(zip(names, pool.map(self.weights_header, names), strict=True))
+        headers = dict(zip(names, at_once(self.weights_header, names), strict=True))
         check_shards(weight_map, {n: h.tensors for n, h in headers.items()}, what=what)
         return names
 

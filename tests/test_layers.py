@@ -17,7 +17,7 @@ SERVER = Path(__file__).parents[1] / "registry" / "hubstate_registry"
 WORDS = [
     *("lazy", "values", "errors", "digest", "strictjson", "records", "header", "shards", "filters"),
     *("naming", "rules", "report", "manifest", "difference", "card", "reference", "settings"),
-    *("collector", "scratch"),
+    *("collector", "scratch", "workers"),
 ]
 BYTES = [
     *("progress", "copying", "blobs", "transport", "endpoints", "lock", "cache", "release", "hub"),

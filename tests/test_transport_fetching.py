@@ -278,9 +278,8 @@ def test_what_is_offline_is_not_asked_for(hub: Hub, monkeypatch: pytest.MonkeyPa
 # Interruptions
 
 FETCH = """
-import signal, sys
+import sys
 from hubstate.fetching import fetch
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 fetch("org/name", registry=sys.argv[1])
 """
 
@@ -316,21 +315,69 @@ def test_a_killed_transfer_goes_on_without_fetching_what_was_verified(
     assert left_behind() == []
 
 
-def test_ctrl_c_ends_a_transfer_at_once_and_it_can_go_on(hub: Hub, data: bytes) -> None:
-    hub.rate = 1e6
-    child = subprocess.Popen(
-        [sys.executable, "-c", FETCH, hub.base], stderr=subprocess.PIPE, text=True
+def start_command(hub: Hub, *words: str) -> subprocess.Popen[str]:
+    code = "import signal, hubstate.cli; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    return subprocess.Popen(  # in a shell's background, SIGINT would be ignored
+        [sys.executable, "-c", f"{code} hubstate.cli.main()", *words, "org/name"],
+        env={**os.environ, "HUBSTATE_REGISTRY": hub.base},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    while hub.sent(NAME) < 500_000:
-        assert child.poll() is None
-        time.sleep(0.01)
-    child.send_signal(signal.SIGINT)
+
+
+def interrupt(command: subprocess.Popen[str], number: int) -> None:
+    """Send a signal, and see the command end at once, and well."""
+    command.send_signal(number)
     start = time.monotonic()
-    assert "KeyboardInterrupt" in child.communicate(timeout=20)[1]
-    assert time.monotonic() - start < 5
-    hub.rate = None
-    assert sum(chunk.size for chunk in read_journal(journals()[0])) > 200_000
+    out, err = command.communicate(timeout=20)
+    assert time.monotonic() - start < 2
+    assert (command.returncode, out, err.strip()) == (
+        128 + number,
+        "",
+        "interrupted: nothing was left half-written",
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other signals")
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [("fetch", signal.SIGINT), ("warm", signal.SIGINT), ("warm", signal.SIGTERM)],
+)
+def test_a_signal_ends_a_command_at_once_and_the_next_goes_on(
+    hub: Hub, data: bytes, word: str, number: int
+) -> None:
+    hub.rate = 3e6
+    with start_command(hub, word) as command:
+        while hub.sent(NAME) < 1_500_000:
+            assert command.poll() is None
+            time.sleep(0.01)
+        interrupt(command, number)
+    while hub.busy:
+        time.sleep(0.01)
+    assert {path.parent.name.partition("-")[0] for path in left_behind()} == {"run"}, "no lease"
+    assert not Blobs(Cache().folders[0]).path(Digest.of(data)).exists()
+    kept = sum(chunk.size for chunk in read_journal(journals()[0]))
+    assert kept > 500_000
+    hub.rate, before = None, hub.sent(NAME)
     assert release(hub).path(NAME).read_bytes() == data
+    assert hub.sent(NAME) - before == len(data) - kept
+    assert left_behind() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other signals")
+def test_ctrl_c_ends_a_command_that_waits_for_another_process(hub: Hub, data: bytes) -> None:
+    lease = Cache().folders[0] / "leases" / Digest.of(data).hex
+    lease.parent.mkdir(parents=True)
+    lease.touch()
+    with start_command(hub, "warm") as command:
+        while len(hub.seen) < 2:
+            assert command.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.1)
+        interrupt(command, signal.SIGINT)
+    assert left_behind() == [lease], "which is not its own"
+    assert hub.sent(NAME) == 0
 
 
 def test_what_was_verified_and_is_no_longer_right_is_fetched_again(hub: Hub, data: bytes) -> None:

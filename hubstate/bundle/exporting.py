@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -18,12 +17,11 @@ from hubstate.digest import Digest
 from hubstate.errors import DigestMismatch
 from hubstate.hub import open_pinned
 from hubstate.lock import LockFile, Pin
-from hubstate.progress import Hook, bar, quiet
+from hubstate.progress import Hook, bar, quiet, shared
 from hubstate.values import frozen
+from hubstate.workers import at_once
 
 __all__ = ["Exported", "export_bundle"]
-
-_AT_ONCE = 4
 
 
 @frozen
@@ -51,9 +49,9 @@ def export_bundle(
         Unreachable: the file cannot be written.
     """
     cache = cache or Cache()
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = pool.map(lambda pin: _paths(pin, cache), lock.releases.values())
-        paths = {digest: path for part in found for digest, path in part.items()}
+    with shared(quiet) as hook:
+        found = at_once(lambda pin: _paths(pin, cache, hook), lock.releases.values())
+    paths = {digest: path for part in found for digest, path in part.items()}
     total = sum(blobs_of(lock).values())
     shown = bar(target.name, total=total) if progress is None else nullcontext(progress)
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
@@ -73,9 +71,9 @@ def export_bundle(
     )
 
 
-def _paths(pin: Pin, cache: Cache) -> dict[Digest, Path]:
+def _paths(pin: Pin, cache: Cache, hook: Hook) -> dict[Digest, Path]:
     release = open_pinned(pin, cache=cache)
-    paths = release.fetch(progress=quiet)
+    paths = release.fetch(progress=hook)
     return {info.digest: paths[name] for name, info in pin.files.items() if info.digest}
 
 

@@ -15,6 +15,7 @@ taken over. One that cannot be written at all is done without.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
@@ -109,10 +110,14 @@ def _lease(path: Path) -> Iterator[bool]:
         yield True
     finally:
         _pulse.end(descriptor)
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                path.unlink()
+        _give_back(descriptor, path)
         os.close(descriptor)
+
+
+def _give_back(descriptor: int, path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            path.unlink()
 
 
 def _create(path: Path) -> int:
@@ -155,6 +160,13 @@ class _Pulse:
         with self._change:
             self._held.pop(descriptor, None)
 
+    def stop(self) -> None:
+        """Give back what threads hold that nobody waits for, as the process ends."""
+        with self._change:
+            for descriptor, path in self._held.items():
+                _give_back(descriptor, path)
+            self._held.clear()
+
     def _beat(self) -> None:
         with self._change:
             while self._held:  # looked at once a beat, so that short leases share one thread
@@ -166,6 +178,7 @@ class _Pulse:
 
 
 _pulse = _Pulse()
+atexit.register(_pulse.stop)
 if hasattr(os, "register_at_fork"):  # a child has neither the thread nor the leases
     os.register_at_fork(after_in_child=_pulse.__init__)  # type: ignore[misc]
 

@@ -2,14 +2,18 @@
 
 Exit codes: 0 done; 1 failed (of diff: they differ); 2 the call or a reference is off; 3 not found;
 4 model and weights differ; 5 damaged bytes; 6 not reachable or offline; 7 somebody else was first;
-8 the gate refused; 130 interrupted.
+8 the gate refused; 130 interrupted, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import NoReturn
 
@@ -75,7 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in words
     try:
-        code = cli.main(words, prog_name="hubstate", standalone_mode=False)
+        with _terminable():
+            code = cli.main(words, prog_name="hubstate", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except StructureMismatch as error:
         _report(error, error.tell(rest="--json lists all of them"), as_json=as_json)
@@ -86,11 +91,11 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         _report(error, error.format_message(), as_json=True) if as_json else error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _interrupted()
+    except (click.Abort, KeyboardInterrupt) as error:
+        _interrupted(error.__cause__ or error)
     except RuntimeError as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps one in a class body
-            _interrupted()
+            _interrupted(error.__cause__)
         raise
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         sys.stderr.close()
@@ -100,9 +105,30 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _interrupted() -> NoReturn:
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Heed SIGTERM, which the first process of a container does not unless it says so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(error: BaseException) -> NoReturn:
     click.echo("interrupted: nothing was left half-written", err=True)
-    sys.exit(130)
+    sys.exit(143 if isinstance(error, _Terminated) else 130)
 
 
 def _report(error: Exception, message: str, *, as_json: bool) -> None:

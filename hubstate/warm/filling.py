@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,15 +12,14 @@ from hubstate.errors import HubstateError
 from hubstate.fetching import portion_size, wanted_tensors
 from hubstate.filters import Filter, check_filter
 from hubstate.hub import Release, open_pinned, open_release
-from hubstate.progress import Hook, bar
+from hubstate.progress import Hook, bar, shared
 from hubstate.values import replace
 from hubstate.warm.families import Task, each, families
 from hubstate.warm.proofs import FileProof, Proof, prove
 from hubstate.warm.wanted import Wanted
+from hubstate.workers import at_once
 
 __all__ = ["prove_all", "warm"]
-
-_AT_ONCE = 8
 
 
 def warm(
@@ -71,18 +68,17 @@ def prove_all(
 
     ``group`` says which files to prove one after another.
     """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        opened = list(pool.map(lambda one: _opened(one, open), wanted))
-        releases = [proof.release for proof in opened if proof.release]
-        tasks = [(release, name) for release in releases for name in sorted(release.source.infos)]
-        total = sum(pool.map(lambda task: size(*task), _distinct(tasks)))
-        with bar(label, total=total) if progress is None else nullcontext(progress) as hook:
-            one_at_a_time = _guarded(hook)
+    opened = at_once(lambda one: _opened(one, open), wanted)
+    releases = [proof.release for proof in opened if proof.release]
+    tasks = [(release, name) for release in releases for name in sorted(release.source.infos)]
+    total = sum(at_once(lambda task: size(*task), _distinct(tasks)))
+    shown = bar(label, total=total) if progress is None else nullcontext(progress)
+    with shown as drawn, shared(drawn) as hook:
 
-            def work(tasks: Sequence[Task]) -> list[tuple[Release, FileProof]]:
-                return [(release, prove(release, name, one_at_a_time)) for release, name in tasks]
+        def work(tasks: Sequence[Task]) -> list[tuple[Release, FileProof]]:
+            return [(release, prove(release, name, hook)) for release, name in tasks]
 
-            done = [pair for pairs in pool.map(work, group(tasks)) for pair in pairs]
+        done = [pair for pairs in at_once(work, group(tasks)) for pair in pairs]
     found: dict[int, list[FileProof]] = {}
     for release, file in sorted(done, key=lambda pair: pair[1].name):
         found.setdefault(id(release), []).append(file)
@@ -96,16 +92,6 @@ def _distinct(tasks: Sequence[Task]) -> list[Task]:
         key = release.source.infos[name].digest or (id(release), name)
         found.setdefault(key, (release, name))
     return list(found.values())
-
-
-def _guarded(hook: Hook) -> Hook:
-    lock = threading.Lock()
-
-    def told(count: int, /) -> None:
-        with lock:
-            hook(count)
-
-    return told
 
 
 def _opened(wanted: Wanted, open: Callable[[Wanted], Release]) -> Proof:
