@@ -7,11 +7,13 @@ import json
 import os
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,8 +146,8 @@ def nginx(root: Path, site: Site) -> Iterator[None]:
     temporary = " ".join(f"{name}_temp_path {root}/{name};" for name in names)
     (root / "nginx.conf").write_text(
         ("user root root;\n" if os.geteuid() == 0 else "")
-        + f"daemon off; pid {root}/pid; error_log {root}/error.log;\n"
-        + "events { worker_connections 128; }\n"
+        + f"daemon off; pid {root}/pid; error_log {root}/error.log; worker_rlimit_nofile 8192;\n"
+        + "events { worker_connections 4096; }\n"
         + f"http {{ access_log off; sendfile on; {temporary}\n{documented(root, site)}\n}}\n"
     )
     command = [NGINX, "-p", str(root), "-c", str(root / "nginx.conf"), "-e", str(root / "early")]
@@ -247,6 +249,41 @@ def test_addresses_and_callers_are_those_outside(site: Site) -> None:
     assert clients == {"127.0.0.2"}
     line = site.line("forged-1")
     assert line["client"] == "127.0.0.2"
+
+
+def test_one_address_cannot_hold_all_connections(site: Site, tmp_path: Path) -> None:
+    """Readers who take nothing, as many as one address may be, and one more."""
+    (tmp_path / "w").write_bytes(os.urandom(12_000_000))
+    site.upload(tmp_path / "home", "admin/held", tmp_path / "w", xet=False)
+    path = "/admin/held/resolve/main/w.bin"
+    with ExitStack() as held:
+        for _ in range(256):
+            held.enter_context(hold(site, path))
+        refused = site.get(path, stream=True)
+        assert refused.status_code == 429
+        with requests.Session() as session:
+            session.verify, session.trust_env = str(site.certificate), False
+            session.mount("https://", _From("127.0.0.2"))
+            assert session.get(site.url + path, timeout=30).status_code == 200
+    for _ in range(100):
+        if (status := site.get("/healthz").status_code) == 200:
+            break
+        time.sleep(0.05)
+    assert status == 200
+
+
+@contextmanager
+def hold(site: Site, path: str) -> Iterator[None]:
+    """A request whose answer has begun, and is not read."""
+    host, port = site.url.removeprefix("https://").split(":")
+    context = ssl.create_default_context(cafile=str(site.certificate))
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.connect((host, int(port)))
+        with context.wrap_socket(plain, server_hostname=host) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert b" 200 " in connection.recv(64)
+            yield
 
 
 class _From(HTTPAdapter):
