@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -24,8 +25,9 @@ from torch import nn
 from hubstate import hub as hubs
 from hubstate import warm
 from hubstate.blobs import Blobs, FileInfo
-from hubstate.cache import Cache, batch, donors, remove
+from hubstate.cache import Cache, batch, donors, leases, remove
 from hubstate.cache.releases import Releases
+from hubstate.cache.siblings import wait_for_siblings
 from hubstate.cli import main
 from hubstate.copying import copy_range, split
 from hubstate.digest import Digest
@@ -37,7 +39,7 @@ from hubstate.manifest import parse
 from hubstate.progress import quiet
 from hubstate.reference import Reference
 from hubstate.transport import Patience
-from hubstate.transport.chunks import Chunk
+from hubstate.transport.chunks import Chunk, tile
 from hubstate.transport.copies import join
 from hubstate.transport.part import read_journal
 from hubstate.warm.families import families
@@ -410,6 +412,54 @@ def test_strangers_are_warmed_with_one_search_and_one_request_each(
     assert 0.99 * len(made[3][NAME]) <= some[3].sent(NAME) <= len(made[3][NAME])
     assert [seen.path.rpartition("/")[2] for seen in some[3].seen].count(NAME) == 1
     assert left_behind() == []
+
+
+FETCH = "import sys, hubstate; hubstate.fetch('org/name', registry=sys.argv[1])"
+
+
+def start_fetch(hub: Hub) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", FETCH, hub.base])
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
+def test_a_sibling_that_another_process_fetches_is_waited_for(killed: bool) -> None:
+    made = [files(100, seed=1), files(300, seed=2)]
+    with served(*made) as [first, second]:
+        first.rate = 5e5
+        with start_fetch(first) as one:
+            while not first.sent(NAME):
+                time.sleep(0.01)
+            with start_fetch(second) as two:
+                while len(second.seen) < 2:
+                    time.sleep(0.01)
+                time.sleep(0.5)
+                assert second.sent(NAME) == 0
+                first.rate = None
+                if killed:
+                    one.kill()
+        assert [one.returncode, two.returncode] == [-9 if killed else 0, 0]
+        least = len(made[1][NAME]) if killed else head(made[1])
+        assert 0.99 * least <= second.sent(NAME) <= 1.01 * least
+    assert not list(Cache().folders[0].glob("leases/*"))
+
+
+def test_only_a_lease_from_before_is_waited_for(base: dict[str, bytes], hub: Hub) -> None:
+    """Of two that could wait for one another, the second one's lease is news to the first."""
+    opened = release(hub)
+    lease = Cache().folders[0] / "leases" / Digest.of(base[NAME]).hex
+    lease.parent.mkdir(exist_ok=True)
+    lease.write_text("first")
+    assert leases.held(Cache().writable) == {lease: b"first"}
+    blob(base).unlink()
+    chunks = tile(opened.source.records[NAME]) or ()
+    wait = functools.partial(wait_for_siblings, Cache(), chunks, {}, near=[opened.commit])
+    thread = threading.Thread(target=wait, kwargs={"leases": {lease: b"first"}})
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive()
+    lease.write_text("second")
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_what_is_warm_has_reached_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from hubstate.blobs import FileInfo
 from hubstate.cache.fetching import Remote, Traffic, fetch_ranges, fetch_whole, find_ranges
-from hubstate.cache.leases import take_turns
+from hubstate.cache.leases import held, take_turns
 from hubstate.cache.partials import Partials
 from hubstate.cache.source import Source
 from hubstate.digest import Digest
@@ -39,6 +39,7 @@ class Arrival:
         self.source = source
         self.name = name
         self.cache = source.cache
+        self._leases: Mapping[Path, bytes] = {}
 
     @property
     def missing(self) -> int:
@@ -51,6 +52,7 @@ class Arrival:
     def whole(self, progress: Hook) -> Path:
         """All of the file; for what it raises see :meth:`Source.obtain`."""
         self.source.check_allowed(self.name)
+        self._leases = held(self.cache.writable)
         return take_turns(
             self.cache.writable,
             self._key,
@@ -60,6 +62,7 @@ class Arrival:
 
     def part(self, tensors: Collection[str], header: Header | None, progress: Hook) -> Path:
         """The file with some tensors; see :meth:`Source.obtain_tensors`."""
+        self._leases = held(self.cache.writable)
         remote = self._remote(header)
         if remote is None:
             return self.whole(progress)
@@ -177,6 +180,7 @@ class Arrival:
             tiles=(tile(record) if record else None) or _unsealed(header),
             identity=self._identity,
             commit=source.commit,
+            leases=self._leases,
             batch=source.batch,
             read=lambda start, stop: source.endpoint.read(
                 source.commit, self.name, start=start, stop=None if stop == size else stop

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hubstate.blobs import Blobs
@@ -28,7 +28,7 @@ from hubstate.errors import InvalidManifest
 from hubstate.manifest import FileRecord, parse
 from hubstate.transport.chunks import Chunk, seal, tile
 
-__all__ = ["LEAST", "Place", "find_chunks"]
+__all__ = ["LEAST", "Place", "find_chunks", "find_sharing"]
 
 Place = tuple[Path, int]
 """A file, and where a chunk begins in it."""
@@ -54,7 +54,12 @@ def find_chunks(
     missing = {chunk.digest.hex.encode(): chunk.size for chunk in chunks if chunk.digest}
     found: dict[Digest, Place] = {}
     left, read = sum(missing.values()), 0
-    for data in _manifests(cache, near, limit=max(_RECORDS, left // _EACH)):
+    parts = partial_digests(cache.folders)
+
+    def is_there(digest: Digest) -> bool:
+        return digest in parts or _blob(cache, digest) is not None
+
+    for data in _manifests(cache, near, is_there, limit=max(_RECORDS, left // _EACH)):
         read += len(data)
         named = missing.keys() & set(_DIGEST.findall(data))
         if sum(missing[digest] for digest in named) >= LEAST:
@@ -66,9 +71,39 @@ def find_chunks(
     return found
 
 
-def _manifests(cache: Cache, near: Sequence[Commit], *, limit: int) -> Iterator[bytes]:
-    """Manifests that the cache has; those of releases of like size are likely to share more."""
-    seen, parts = {commit.manifest for commit in near}, partial_digests(cache.folders)
+def find_sharing(
+    cache: Cache, chunks: Iterable[Chunk], *, near: Sequence[Commit], files: Collection[str]
+) -> dict[str, int]:
+    """How many bytes of the chunks are in each of some files, of which the cache may have nothing.
+
+    Args:
+        cache: whose manifests are searched.
+        chunks: whose digests are known.
+        near: the commits that they are of; these are not searched.
+        files: the digests of the files, in hexadecimal.
+    """
+    missing = {chunk.digest: chunk.size for chunk in chunks if chunk.digest}
+    found: dict[str, int] = {}
+    for data in _manifests(cache, near, lambda digest: digest.hex in files, limit=_RECORDS):
+        for record in _records(data):
+            digests = {digest for tensor in record.tensors for digest in tensor.digests}
+            if record.digest.hex in files:
+                found[record.digest.hex] = sum(missing[d] for d in digests & missing.keys())
+    return found
+
+
+def _records(data: bytes) -> Sequence[FileRecord]:
+    try:
+        return parse(data).files
+    except InvalidManifest:
+        return ()
+
+
+def _manifests(
+    cache: Cache, near: Sequence[Commit], usable: Callable[[Digest], bool], *, limit: int
+) -> Iterator[bytes]:
+    """Manifests of releases with a usable file; those of like size are likely to share more."""
+    seen = {commit.manifest for commit in near}
     sizes, several = {commit.size for commit in near}, len(near) > 1
     without = {commit.id for commit in near} if several else set()
     for repo in ("*/*",) if several else (near[0].repo, "*/*"):
@@ -81,7 +116,7 @@ def _manifests(cache: Cache, near: Sequence[Commit], *, limit: int) -> Iterator[
             if not commit.manifest or commit.manifest in seen:
                 continue
             seen.add(commit.manifest)
-            if any(digest in parts or _blob(cache, digest) for digest in _large(commit)):
+            if any(map(usable, _large(commit))):
                 yield _read(cache, commit.manifest)
 
 
@@ -106,12 +141,8 @@ def _read(cache: Cache, digest: Digest) -> bytes:
 
 
 def _places(cache: Cache, data: bytes, wanted: Collection[Digest]) -> dict[Digest, Place]:
-    try:
-        records = parse(data).files
-    except InvalidManifest:
-        return {}
     found: dict[Digest, Place] = {}
-    for record in records:
+    for record in _records(data):
         for path, chunks in _copies(cache, record):
             for chunk in chunks:
                 if chunk.digest and chunk.digest in wanted:

@@ -14,9 +14,9 @@ tells whether a range is what was published; that no bit has changed since it ar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,18 +30,28 @@ from hubstate.endpoints.base import Commit
 from hubstate.errors import DigestMismatch
 from hubstate.progress import Hook
 from hubstate.transport import RangesRefused
-from hubstate.transport.chunks import Chunk, Range, bridge, cut, is_covered, seal, subtract, union
+from hubstate.transport.chunks import (
+    Chunk,
+    Range,
+    bridge,
+    cut,
+    is_covered,
+    seal,
+    subtract,
+    twins,
+    union,
+)
 from hubstate.transport.engine import Read, transfer
 from hubstate.transport.part import Part, adopt_run, room_of, runs_in, start_run
 from hubstate.values import frozen
 
 if TYPE_CHECKING:
     from hubstate.cache.batch import Batch
+    from hubstate.cache.donors import Place
 
 __all__ = ["Remote", "Traffic", "fetch_ranges", "fetch_whole", "find_ranges"]
 
 _LEAST = 1 << 20  # bytes: what is missing, for it to be looked for in other releases
-_TWIN = 64 << 10  # bytes of a chunk that is in a file twice, for it to be fetched once
 _TRIES = 10
 
 
@@ -60,6 +70,8 @@ class Remote:
     commit: Commit
     """That it is of."""
     read: Read
+    leases: Mapping[Path, bytes] = field(default_factory=dict)
+    """Of other processes, from before that of this file was taken."""
     batch: Batch | None = None
     """The files that are fetched at the same time, whose names reach the disk together."""
 
@@ -217,9 +229,9 @@ def _fill(
         copied = _reuse(cache, remote, part, missing, progress) if remote.sealed else 0
         downloaded = 0
         while missing := _missing(remote, part, wanted):
-            once, twins = _twins(missing)
+            once, copies = twins(missing)
             downloaded += _download(remote, part, once, copied, progress)
-            part.copy(twins, part.path, progress=progress)
+            part.copy(copies, part.path, progress=progress)
     return Traffic(downloaded=downloaded, reused=max(0, total - downloaded))
 
 
@@ -229,11 +241,7 @@ def _reuse(
     """Copy chunks that are elsewhere in the cache, but for small ones between missing ones."""
     if _size(missing) < _LEAST:
         return 0
-    places = remote.batch.donors(remote.digest, missing) if remote.batch else None
-    if places is None:
-        from hubstate.cache.donors import find_chunks
-
-        places = find_chunks(cache, missing, near=[remote.commit])
+    places = _places(cache, remote, missing)
     rest = {chunk for chunk in missing if chunk.digest not in places}
     along = set(bridge(missing, rest))
     copies: dict[Path, list[tuple[Chunk, int]]] = {}
@@ -242,6 +250,17 @@ def _reuse(
             path, start = places[chunk.digest]
             copies.setdefault(path, []).append((chunk, start))
     return sum(part.copy(some, path, progress=progress) for path, some in copies.items())
+
+
+def _places(cache: Cache, remote: Remote, missing: Sequence[Chunk]) -> Mapping[Digest, Place]:
+    from hubstate.cache.donors import find_chunks
+    from hubstate.cache.siblings import wait_for_siblings
+
+    near, leases = [remote.commit], remote.leases
+    found = remote.batch.donors(remote.digest, missing) if remote.batch else None
+    if found is None:
+        found = find_chunks(cache, missing, near=near)
+    return wait_for_siblings(cache, missing, found, near=near, leases=leases)
 
 
 def _download(
@@ -258,17 +277,6 @@ def _download(
         progress=progress,
     )
     return _size(chunks)
-
-
-def _twins(chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[tuple[Chunk, int]]]:
-    """Chunks to fetch, and those that can be copied from them, with where they are then."""
-    first: dict[Digest | None, Chunk] = {}
-    for chunk in chunks:
-        if chunk.digest and chunk.size >= _TWIN:
-            first.setdefault(chunk.digest, chunk)
-    twins = [c for c in chunks if first.get(c.digest, c) is not c]
-    once = [c for c in chunks if first.get(c.digest, c) is c]
-    return once, [(chunk, first[chunk.digest].start) for chunk in twins]
 
 
 def _size(chunks: Iterable[Chunk]) -> int:

@@ -33,8 +33,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hubstate import settings
+from hubstate.blobs import listed
 
-__all__ = ["discard_leases", "take_turns"]
+__all__ = ["Watch", "discard_leases", "held", "take_turns"]
 
 T = TypeVar("T")
 _BEAT = 1.0  # seconds between two touches of a lease
@@ -73,6 +74,14 @@ def take_turns(
         if (found := find()) is not None:
             return found
     return fetch()  # those before have failed: that need not happen to all, one after another
+
+
+def held(folder: Path | None) -> dict[Path, bytes]:
+    """The leases of other processes in a cache folder, each as its holder wrote it."""
+    own = _pulse.paths
+    paths = [p for p in listed(folder / "leases", "*") if p not in own] if folder else []
+    found = {path: seen.data for path in paths if not path.suffix and (seen := _look(path))}
+    return {path: data for path, data in found.items() if data}
 
 
 def discard_leases(folder: Path, *, age: float, dry_run: bool = False) -> list[Path]:
@@ -146,6 +155,12 @@ class _Pulse:
         self._held: dict[int, Path] = {}
         self._thread: threading.Thread | None = None
 
+    @property
+    def paths(self) -> set[Path]:
+        """Of the leases that are held."""
+        with self._change:
+            return set(self._held.values())
+
     def begin(self, descriptor: int, path: Path) -> None:
         with self._change:
             if not self._held:
@@ -202,19 +217,37 @@ def _look(path: Path) -> _Seen | None:
         return None
 
 
+class Watch:
+    """Somebody else's lease, which is looked at until it is over.
+
+    Args:
+        path: of the lease.
+        holder: what it said when it was seen first; nothing for whatever it says now.
+    """
+
+    def __init__(self, path: Path, *, holder: bytes = b"") -> None:
+        self._path, self._holder = path, holder
+        self._last, self._since = _look(path), time.monotonic()
+
+    def is_over(self) -> bool:
+        """Whether it was given back, maybe to somebody else, or its holder is taken for dead."""
+        seen, now = _look(self._path), time.monotonic()
+        if self._last is None or seen is None or self._holder not in (b"", seen.data):
+            return True
+        self._holder = seen.data
+        if seen != self._last:
+            self._last, self._since = seen, now
+        if not _is_dead(seen) and now - self._since <= _STALE:
+            return False
+        _log.warning("%s: its holder is gone, and is not waited for: %r", self._path, seen.data)
+        _take_away(self._path, seen)
+        return True
+
+
 def _wait(path: Path) -> None:
     """Wait until whoever has a lease gives it back or is taken for dead."""
-    last, since, pause = _look(path), time.monotonic(), _SHORTEST
-    while last and (seen := _look(path)):
-        now = time.monotonic()
-        if last.data not in (b"", seen.data):
-            return  # it was given back, and somebody else is at it
-        if seen != last:
-            last, since = seen, now
-        if _is_dead(seen) or now - since > _STALE:
-            _log.warning("%s: its holder is gone, and is not waited for: %r", path, seen.data)
-            _take_away(path, seen)
-            return
+    watch, pause = Watch(path), _SHORTEST
+    while not watch.is_over():
         time.sleep(pause)
         pause = min(_LONGEST, pause * 1.5)
 

@@ -29,10 +29,12 @@ __all__ = [
     "subtract",
     "tensors_of",
     "tile",
+    "twins",
     "union",
 ]
 
 Range = tuple[int, int]
+_TWIN = 64 << 10  # bytes of a chunk that is in a file twice, for it to be fetched once
 _WASTE = 0.005  # of the wanted bytes: gaps that are fetched along rather than asked around
 
 
@@ -157,3 +159,14 @@ def runs(chunks: Iterable[Chunk]) -> list[list[Chunk]]:
         else:
             found.append([chunk])
     return found
+
+
+def twins(chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[tuple[Chunk, int]]]:
+    """Chunks to fetch, and those that can be copied from them, with where they are then."""
+    first: dict[Digest | None, Chunk] = {}
+    for chunk in chunks:
+        if chunk.digest and chunk.size >= _TWIN:
+            first.setdefault(chunk.digest, chunk)
+    copies = [chunk for chunk in chunks if first.get(chunk.digest, chunk) is not chunk]
+    once = [chunk for chunk in chunks if first.get(chunk.digest, chunk) is chunk]
+    return once, [(chunk, first[chunk.digest].start) for chunk in copies]
