@@ -32,7 +32,9 @@ from hubstate.manifest import (
     verify_file,
 )
 from hubstate.probe import check_probe
+from hubstate.report import LoadReport
 from hubstate.shards import INDEX_SUFFIX, open_index
+from hubstate.values import replace
 from hubstate.weights import map_weights
 from hubstate.zoo.create import maker_of
 
@@ -112,12 +114,21 @@ def _differences(record: BuilderRecord, folder: Path, manifest: Manifest) -> Ite
     skipped.finish(model, loaded=frozenset(report.loaded))
     loaded = model.state_dict()
     for name, tensor in tensors.items():
-        if not _same_bytes(loaded[name], tensor):
+        # Weights of half the precision load into a builder's float32 without a loss.
+        if not _same_bytes(loaded[name].to(tensor.dtype), tensor):
             yield f"{name}: the rebuilt model holds other values than the weights file"
-    if there is None and structure_hash(describe(model)) != manifest.structure_hash:
+    if there is None and structure_hash(_as_stored(model, report)) != manifest.structure_hash:
         yield "the rebuilt model has another structure hash than the manifest"
     if manifest.probe:
         yield from check_probe(model, manifest.probe)
+
+
+def _as_stored(model: nn.Module, report: LoadReport) -> list[Entry]:
+    """The structure of a model, with the dtypes that its tensors had in the source."""
+    return [
+        replace(entry, dtype=report.cast[entry.path][0]) if entry.path in report.cast else entry
+        for entry in describe(model)
+    ]
 
 
 def _same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ import hubstate
 from hubstate import zoo
 from hubstate.errors import StructureMismatch
 from hubstate.zoo.blocks import DropBranch
+from hubstate.zoo.builders import builder_record
 from hubstate.zoo.create import create_model, find_builder
 from hubstate.zoo.index import BUILTIN, FAMILIES
 
@@ -84,6 +86,31 @@ def test_an_argument_that_a_builder_does_not_have_is_refused(family: str) -> Non
     for name in FAMILIES[family]:
         with pytest.raises(TypeError, match=f"{name}.*unexpected keyword argument 'num_clases'"):
             create_model(name, num_clases=10)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize(
+    ("wrong", "kind", "said"),
+    [
+        ({"num_classes": 0}, ValueError, r"expected 1 or more, found 0; hubstate\.backbone"),
+        ({"num_classes": True}, TypeError, "expected a whole number, found True"),
+        ({"in_chans": -3}, ValueError, "expected 1 or more, found -3$"),
+        ({"in_chans": 3.0}, TypeError, r"expected a whole number, found 3\.0"),
+    ],
+)
+def test_a_size_that_is_none_is_refused(
+    family: str, wrong: dict[str, Any], kind: type[Exception], said: str
+) -> None:
+    name, (argument,) = FAMILIES[family][0], wrong
+    with pytest.raises(kind, match=rf"{name}\(\): {argument}: {said}"):
+        create_model(name, **wrong)
+
+
+def test_a_size_may_be_any_whole_number() -> None:
+    model = build("resnet18_small", num_classes=np.int64(3), in_chans=torch.tensor(4))
+    record = builder_record(model)
+    assert record is not None and record.arguments["num_classes"] == 3
+    assert record.arguments["in_chans"] == 4
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from quick import described
 from torch import nn
 from toys import drifting, toy
@@ -31,6 +32,19 @@ def rewrite(folder: Path, change: Callable[[Manifest], Manifest]) -> None:
 
 def test_a_sound_release_passes(tmp_path: Path) -> None:
     assert inspect(staged(toy(), tmp_path)) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_the_precision_pass(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Their builder makes float32, which holds every one of their values."""
+    assert inspect(staged(toy().to(dtype), tmp_path)) == []
+
+
+def test_weights_of_twice_the_precision_would_lose_values(tmp_path: Path) -> None:
+    model = toy().double()
+    nn.init.constant_(model.fc.bias, 1 / 3)
+    problems = inspect(staged(model, tmp_path))
+    assert "fc.bias: the rebuilt model holds other values than the weights file" in problems
 
 
 def test_a_byte_that_changed_since_is_found(tmp_path: Path) -> None:

@@ -72,6 +72,13 @@ def test_a_backbone_returns_what_the_classifier_would_have_been_given(name: str)
     assert all(tensor is tensors[key] for key, tensor in body.state_dict(keep_vars=True).items())
 
 
+def test_a_wrapper_is_asked_what_it_wraps() -> None:
+    model = build("resnet18")
+    wrapper = nn.DataParallel(model)
+    assert classifier(wrapper) is classifier(model)
+    assert list(backbone(wrapper).state_dict()) == list(backbone(model).state_dict())
+
+
 def test_a_backbone_is_no_longer_what_the_builder_made() -> None:
     body = backbone(build("resnet18"))
     with pytest.raises(UnknownModel, match="no builder made this ResNet"):

@@ -12,10 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from toys import toy
 
 import hubstate
-from hubstate import Preprocessing, model_info, preprocess
+from hubstate import Preprocessing, create_model, model_info, preprocess
 from hubstate.errors import InvalidManifest, UnknownModel
 from hubstate.hub import publish_files
 from hubstate.weights import save_weights
@@ -211,9 +212,37 @@ def test_a_model_with_weights_of_the_catalogue_knows_their_images(
     assert preprocess(toy(pretrained="stated")) == preprocess("org/stated"), "the release knows"
 
 
-def test_what_nobody_built_states_nothing() -> None:
-    with pytest.raises(InvalidManifest, match="nothing states"):
+def test_where_nothing_is_stated_the_error_says_how_to_state_it() -> None:
+    with pytest.raises(InvalidManifest, match=r"this Linear: nothing states .* input_size=\(3, 32"):
         preprocess(torch.nn.Linear(1, 1))
+    with pytest.raises(InvalidManifest, match="'resnet18_small': nothing states"):
+        preprocess("resnet18_small")
+    assert model_info("resnet18_small").preprocessing is None
+    ready = preprocess("resnet18_small", input_size=(1, 28, 28))
+    assert ready(torch.full((56, 56), 255, dtype=torch.uint8)).unique().tolist() == [1.0]
+    digits = preprocess("resnet18_small", tag=True)
+    assert (digits.input_size, digits.interpolation) == ((1, 8, 8), "nearest")
+
+
+def test_a_change_of_what_there_is_not_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"has input_size, .*, crop_pct, and no inputsize, resize"):
+        preprocess("resnet18", inputsize=(3, 64, 64), resize=64)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_channels_are_normalised_by_the_average_of_those_that_are_stated(
+    channels: int,
+) -> None:
+    with torch.device("meta"):
+        model = create_model("squeezenet1_1", in_chans=channels)
+    ready = preprocess(model)
+    assert ready.input_size == (channels, 224, 224)
+    assert ready.mean == pytest.approx((0.449,) * channels)
+    assert ready.std == pytest.approx((0.226,) * channels)
+    assert preprocess(nn.DataParallel(model)) == ready, "a wrapper is asked what it wraps"
+
+
+def test_a_name_that_no_builder_has_is_unknown() -> None:
     with pytest.raises(UnknownModel):
         preprocess("resnet1")
 

@@ -17,7 +17,7 @@ from hubstate.zoo.builders import builder_record, register_model, registered
 from hubstate.zoo.create import build, create_model
 
 
-class ResNet18_Weights(enum.Enum):
+class ResNet18_Small_Weights(enum.Enum):
     IMAGENET1K_V1 = "a url"
     DEFAULT = IMAGENET1K_V1
 
@@ -32,8 +32,8 @@ def wanted(weights: object) -> str:
 @pytest.mark.parametrize(
     "weights",
     [
-        *("ZZ_V1", "ResNet18_Weights.ZZ_V1", "zz_v1"),
-        enum.Enum("ResNet18_Weights", {"ZZ_V1": 1}).ZZ_V1,  # type: ignore[attr-defined]
+        *("ZZ_V1", "ResNet18_Small_Weights.ZZ_V1", "zz_v1"),
+        enum.Enum("ResNet18_Small_Weights", {"ZZ_V1": 1}).ZZ_V1,  # type: ignore[attr-defined]
     ],
 )
 def test_a_name_is_a_tag_in_lower_case(weights: object) -> None:
@@ -41,7 +41,7 @@ def test_a_name_is_a_tag_in_lower_case(weights: object) -> None:
 
 
 def test_an_alias_is_what_it_stands_for() -> None:
-    assert wanted(ResNet18_Weights.DEFAULT).endswith("'imagenet1k_v1'")
+    assert wanted(ResNet18_Small_Weights.DEFAULT).endswith("'imagenet1k_v1'")
 
 
 def test_none_means_random_weights_and_default_the_default() -> None:
@@ -63,6 +63,20 @@ def test_both_spellings_at_once_are_refused() -> None:
 @pytest.mark.parametrize("weights", [True, 1, object()])
 def test_anything_else_is_refused(weights: object) -> None:
     with pytest.raises(TypeError, match="weights is None, a name"):
+        resnet18_small(weights=weights)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "ResNet50_Weights.IMAGENET1K_V1",
+        enum.Enum("ResNet50_Weights", {"DEFAULT": 1}).DEFAULT,  # type: ignore[attr-defined]
+    ],
+)
+def test_weights_of_another_network_are_refused(weights: object) -> None:
+    with pytest.raises(
+        TypeError, match=r"resnet18_small\(\): weights='ResNet50_.* another network"
+    ):
         resnet18_small(weights=weights)
 
 
@@ -128,6 +142,9 @@ class Torchvision:
             return resnet18_small(width=4, **arguments)
 
         return resnet18
+
+    def get_model_weights(self, name: str) -> list[Any]:
+        return []
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import copy
 from typing import TYPE_CHECKING
 
 from hubstate.errors import UnknownModel
+from hubstate.walk.traits import unwrap
 from hubstate.zoo.create import find_builder
 from hubstate.zoo.layers import Identity
 from hubstate.zoo.origin import builder_name, forget
@@ -58,14 +59,16 @@ def classifier(model: nn.Module) -> nn.Module:
     >>> classifier(resnet18_small(width=8, num_classes=4))
     Linear(in_features=64, out_features=4, bias=True)
     """
-    return model.get_submodule(_heads(model)[0])
+    path = _heads(model)[0]
+    return unwrap(model).get_submodule(path)
 
 
 def backbone(model: nn.Module) -> nn.Module:
     """The model without its head: it returns what the classifier would have been given.
 
     The two share every tensor and every module but those that hold the head, so that training one
-    trains the other. Its ``state_dict()`` has the model's names, without the head's.
+    trains the other. Its ``state_dict()`` has the model's names, without the head's. It is not
+    compiled where the model is.
 
     Args:
         model: made by a registered builder.
@@ -80,8 +83,8 @@ def backbone(model: nn.Module) -> nn.Module:
     torch.Size([2, 64])
     """
     classifier(model)
-    found = dict(model.named_modules())
-    body = model
+    body = unwrap(model)
+    found = dict(body.named_modules())
     for path in _heads(model):
         if path in found:
             body = _headless(body, path.split("."))

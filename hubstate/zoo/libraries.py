@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from hubstate.errors import UnknownModel
 from hubstate.strictjson import Json
+from hubstate.zoo.parts import HEADS
 
 __all__ = ["Architecture", "find_architecture", "library_of"]
 
@@ -99,7 +100,26 @@ def _from_torchvision(models: Any, architecture: str, name: str) -> Architecture
     def build(**arguments: Any) -> Any:
         return function(**{**none, **arguments})
 
-    return Architecture(build, {}, ())
+    # Networks of one name have the same modules there and here.
+    return Architecture(build, _stated(models, architecture), HEADS.get(architecture, ()))
+
+
+def _stated(models: Any, architecture: str) -> dict[str, Json]:
+    """The images that torchvision's weights are for; empty where they are not for classes."""
+    found = [weights.transforms() for weights in models.get_model_weights(architecture)]
+    ready = [each for each in found if type(each).__name__ == "ImageClassification"]
+    if not ready:
+        return {}
+    # The first, unless it wants more of the network than its builder makes by default.
+    images = min(ready, key=lambda each: each.crop_size)
+    (side,), (resize,) = images.crop_size, images.resize_size
+    return {
+        "input_size": [3, side, side],
+        "mean": list(images.mean),
+        "std": list(images.std),
+        "interpolation": images.interpolation.value,
+        "crop_pct": side / resize,
+    }
 
 
 def _unknown(name: str, architecture: str, names: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from hubstate.errors import GateRefused
 from hubstate.manifest import BuilderRecord
 from hubstate.strictjson import MAX_INTEGER, Json
 from hubstate.values import frozen, replace
+from hubstate.zoo.inputs import made_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +59,7 @@ def remember(
     )
     plain = {key: _plain(value) for key, value in arguments.items() if _is_plain(value)}
     record = BuilderRecord(name=name, arguments=plain, source=source)
-    sized = _sized(preprocessing, record)
+    sized = made_for(preprocessing, record.sizes)
     vars(model)[_ORIGIN] = _Origin(record=record, preprocessing=sized, problems=problems)
 
 
@@ -69,7 +70,7 @@ def remember_report(
     vars(model)[_REPORT] = report
     origin: _Origin | None = vars(model).get(_ORIGIN)
     if preprocessing and origin is not None:
-        sized = _sized(preprocessing, origin.record)
+        sized = made_for(preprocessing, origin.record.sizes)
         vars(model)[_ORIGIN] = replace(origin, preprocessing=sized)
 
 
@@ -81,7 +82,7 @@ def forget(model: nn.Module) -> None:
 
 def builder_name(model: nn.Module) -> str | None:
     """The name of the builder that made a model; None where no builder did."""
-    origin: _Origin | None = vars(model).get(_ORIGIN)
+    origin = _origin(model)
     return origin.record.name if origin else None
 
 
@@ -95,7 +96,7 @@ def builder_record(model: nn.Module) -> BuilderRecord | None:
     >>> builder_record(resnet18_small(width=8)).arguments["width"]
     8
     """
-    origin: _Origin | None = vars(model).get(_ORIGIN)
+    origin = _origin(model)
     if origin is not None and origin.problems:
         raise GateRefused(origin.problems)
     return origin.record if origin else None
@@ -104,22 +105,29 @@ def builder_record(model: nn.Module) -> BuilderRecord | None:
 def preprocessing_of(model: nn.Module) -> Mapping[str, Json]:
     """What the inputs of a model must be like: as the release states whose weights it has, or else
     as its builder was registered, at the size that the model was made for; else empty."""
-    origin: _Origin | None = vars(model).get(_ORIGIN)
+    origin = _origin(model)
     return origin.preprocessing if origin else {}
 
 
 def load_report(model: nn.Module) -> LoadReport | None:
     """The account of the weights that a builder loaded; None for a model with random weights."""
-    report: LoadReport | None = vars(model).get(_REPORT)
+    report: LoadReport | None = _noted(model, _REPORT)
     return report
 
 
-def _sized(preprocessing: Mapping[str, Json], record: BuilderRecord) -> Mapping[str, Json]:
-    """What is stated of the inputs, for images of the size that the model was made for."""
-    side, size = record.sizes.get("image_size"), preprocessing.get("input_size")
-    if side is None or not isinstance(size, list) or len(size) != 3:
-        return preprocessing
-    return {**preprocessing, "input_size": [size[0], side, side]}
+def _origin(model: nn.Module) -> _Origin | None:
+    origin: _Origin | None = _noted(model, _ORIGIN)
+    return origin
+
+
+def _noted(model: nn.Module, name: str) -> Any:
+    """What is noted on a model, or on the one that torch.compile or a parallel wrapper holds."""
+    found = vars(model).get(name)
+    if found is None:
+        from hubstate.walk.traits import unwrap  # here, because it brings torch
+
+        found = vars(unwrap(model)).get(name)
+    return found
 
 
 def _is_plain(value: object) -> bool:

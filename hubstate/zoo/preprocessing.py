@@ -17,6 +17,7 @@ from hubstate.zoo.builders import Registration
 from hubstate.zoo.catalogue import CatalogueEntry, entries, find_entry
 from hubstate.zoo.create import find_builder
 from hubstate.zoo.images import Preprocessing
+from hubstate.zoo.inputs import FIELDS
 from hubstate.zoo.origin import preprocessing_of
 
 __all__ = ["ModelInfo", "model_info", "preprocess"]
@@ -33,6 +34,7 @@ class ModelInfo:
     arguments: Mapping[str, Json] = field(default_factory=dict)
     """The builder's own arguments: their defaults, or those of the release."""
     preprocessing: Preprocessing | None = None
+    """None where nothing is stated, as of a builder for images of any size."""
     labels: tuple[str, ...] = ()
     """Class names in the order of the output; a release has them, a builder has none."""
     weights: tuple[str, ...] = ()
@@ -125,7 +127,9 @@ def preprocess(
             ``input_size=(3, 288, 288)``.
 
     Raises:
-        InvalidManifest: nothing is stated, or what is stated means nothing.
+        InvalidManifest: nothing is stated and no ``changes`` say it, as of ``resnet18_small``,
+            which takes images of any size; or what is stated means nothing.
+        TypeError: a change of something else.
         UnknownModel: no builder has that name.
         HubstateError: see ``open_release``.
 
@@ -141,9 +145,22 @@ def preprocess(
         stated = _stated(what, tag)
     else:
         stated = what
+    if unknown := changes.keys() - set(FIELDS):
+        raise TypeError(
+            f"preprocess() has {', '.join(FIELDS)}, and no {', '.join(sorted(unknown))}"
+        )
     if not stated and not changes:
-        raise InvalidManifest(f"{what!r:.80}: nothing states how its input is to be made")
+        raise InvalidManifest(_unstated(what))
     return Preprocessing.parse({**stated, **changes})
+
+
+def _unstated(what: object) -> str:
+    who = repr(what) if isinstance(what, str | Mapping) else f"this {type(what).__name__}"
+    return (
+        f"{who}: nothing states how its input is to be made: say it here, as in input_size=(3, 32, "
+        "32), with mean= and std= unless values from 0 to 1 are wanted; register_model("
+        "preprocessing=…) and publish(…, preprocessing=…) state it for good"
+    )
 
 
 def _stated(name: str, tag: bool | str | None) -> Mapping[str, Json]:

@@ -310,7 +310,8 @@ def resnet18_small(
     """ResNet-18 with a stem for images of 8 to 64 pixels, of any width.
 
     The stem keeps the resolution (He et al. 2015, section 4.2), so that a digit of 8 × 8 pixels
-    still has one position left in the last stage.
+    still has one position left in the last stage. It states nothing of its images, as their size
+    is the caller's: ``preprocess("resnet18_small", input_size=(3, 32, 32))``.
     """
     plan = Plan(block=BasicBlock, blocks=(2, 2, 2, 2), width=width, stem="small")
     return ResNet(

@@ -9,6 +9,7 @@ from typing import Any
 __all__ = ["WEIGHTS", "spelled"]
 
 WEIGHTS = "weights"
+_SUFFIX = "_Weights"
 
 
 def spelled(
@@ -38,7 +39,7 @@ def spelled(
         signature: of the builder's function. A ``weights`` of its own is its own.
 
     Raises:
-        TypeError: both were given, or a value that is none of these.
+        TypeError: both were given, a value that is none of these, or weights of another network.
 
     >>> spelled("doc", False, {"weights": "IMAGENET1K_V1"}, signature=inspect.signature(print))
     'imagenet1k_v1'
@@ -52,17 +53,30 @@ def spelled(
             "in two spellings: give one of them"
         )
     if isinstance(weights, enum.Enum):
-        weights = weights.name
+        weights = _written(weights)
     if weights is not None and not isinstance(weights, str):
         raise TypeError(
             f"{builder}(): weights is None, a name such as 'DEFAULT' or 'IMAGENET1K_V1', or a "
             f"member of torchvision's weights, not {weights!r}"
         )
-    return _meaning(weights)
+    return _meaning(builder, weights)
 
 
-def _meaning(weights: str | None) -> bool | str:
+def _written(member: enum.Enum) -> str:
+    """A member of an enumeration as text, with its class where that names a network."""
+    kind = type(member).__name__
+    return f"{kind}.{member.name}" if kind.endswith(_SUFFIX) else member.name
+
+
+def _meaning(builder: str, weights: str | None) -> bool | str:
     if weights is None or "/" in weights:
         return weights or False
-    tag = weights.rpartition("_Weights.")[2].lower()
-    return True if tag == "default" else tag
+    network, suffix, tag = weights.rpartition(f"{_SUFFIX}.")
+    if suffix and _letters(network) != _letters(builder.rpartition(":")[2]):
+        raise TypeError(f"{builder}(): weights={weights!r} are those of another network")
+    return True if tag.lower() == "default" else tag.lower()
+
+
+def _letters(name: str) -> str:
+    """A network's name as it is spelled alike in ``mobilenet_v2`` and ``MobileNet_V2_Weights``."""
+    return name.replace("_", "").lower()

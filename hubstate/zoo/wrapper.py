@@ -19,6 +19,8 @@ from hubstate.lock import model_pin
 from hubstate.strictjson import Json
 from hubstate.values import frozen, replace
 from hubstate.zoo.catalogue import CatalogueEntry, Source, choose
+from hubstate.zoo.index import BUILTIN
+from hubstate.zoo.inputs import check_sizes
 from hubstate.zoo.origin import builder_record, preprocessing_of, remember, remember_report
 from hubstate.zoo.spelling import spelled
 
@@ -173,6 +175,8 @@ def _make(
         hint = _similar(signature, arguments)
         raise TypeError(f"{registration.name}(): {error}{hint}") from None
     bound.apply_defaults()
+    if registration.name in BUILTIN:
+        check_sizes(registration.name, bound.arguments)
     return call(registration, bound.kwargs)
 
 
