@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hubstate.errors import HubstateError
+from hubstate.errors import HubstateError, NotFound
 from hubstate.filters import Filter, check_filter
 from hubstate.header import HeaderTensor
 from hubstate.hub import Release, open_release
@@ -52,6 +52,7 @@ def fetch(
 
     Raises:
         FileNotInRelease: a name or pattern that nothing in the release has.
+        NotFound: of the weights, the filter selects nothing.
         DigestMismatch: the registry has other content under a file's name.
         HubstateError: see :func:`hubstate.hub.open_release`.
 
@@ -64,6 +65,9 @@ def fetch(
     check_filter(filter)
     release = open_release(reference, registry=registry, cache=cache)
     wanted = {name: wanted_tensors(release, name, filter) for name in release.select(files)}
+    weights = [wanted[name] for name in wanted if name.endswith(".safetensors")]
+    if files is None and weights and not any(some is None or some for some in weights):
+        raise NotFound(f"{release.reference}: {filter} selects none of its tensors")
     for name, tensors in wanted.items():
         if tensors:
             release.tensors_path(name, [tensor.name for tensor in tensors], progress=progress)

@@ -185,6 +185,18 @@ def test_a_release_without_builder_has_nothing_to_probe(run: Any) -> None:
     assert run("fetch", NAME, "--probe")[0] == 5
 
 
+def test_a_dry_run_tells_what_is_here_and_fetches_nothing(run: Any) -> None:
+    hubstate.publish(toy(), NAME, license="mit", weights_only=True)
+
+    def here() -> set[str]:
+        _, out, _ = run("fetch", NAME, "--dry-run", "--json")
+        return {name for name, file in json.loads(out)["files"].items() if file["path"]}
+
+    assert here() == {"hubstate.json"}
+    assert run("fetch", NAME, "--file", "config.json")[0] == 0
+    assert here() == {"hubstate.json", "config.json"}
+
+
 def test_a_fetch_overwrites_nothing(run: Any, weights: str, tmp_path: Path) -> None:
     run(*words(weights))
     (tmp_path / "README.md").write_text("mine")

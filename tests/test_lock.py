@@ -362,7 +362,7 @@ def test_a_check_names_what_is_gone(run: Any, tmp_path: Path) -> None:
     publish("2")
     code, out, _ = run("lock", "check")
     assert code == 3
-    assert "1 of 1 not there" in out
+    assert "0 of 1 can be had, unchanged" in out
     (verdict,) = check_pins(nearest_lock())
     assert isinstance(verdict.problem, RevisionNotFound)
 

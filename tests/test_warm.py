@@ -22,7 +22,8 @@ from hubstate import settings, warm
 from hubstate.blobs import FileInfo
 from hubstate.cache import Cache
 from hubstate.digest import Digest
-from hubstate.errors import DigestMismatch, InvalidSetting, Offline
+from hubstate.errors import DigestMismatch, InvalidSetting, NotFound, Offline, Unreachable
+from hubstate.fetching import fetch
 from hubstate.filters import only, without
 from hubstate.lock import LockFile, write_lock
 from hubstate.pinning import add_pins
@@ -169,6 +170,22 @@ def test_help_shows_an_example(run: Any) -> None:
     assert (code, "Example:" in out) == (0, True)
 
 
+def test_what_does_not_fit_together_is_refused_before_the_first(
+    hub: Hub, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two releases fits by itself, and the disk is not filled to find out."""
+    hub.files.update(release_of(Toy(2000, 64)))
+    with serving(other := Hub(release_of(Toy(2000, 65)))):
+        wanted = [*warm.named(["org/name"]), *warm.named(["org/name"], registry=other.base)]
+        size = len(hub.files["model.safetensors"])
+        room = os.statvfs_result((1, 1, *[int(1.5 * size)] * 3, *[0] * 5))
+        monkeypatch.setattr(os, "statvfs", lambda _: room)
+        with pytest.raises(Unreachable, match=r"4 files: needs \d+ bytes, the cache .* left"):
+            warm.warm(wanted)
+        assert hub.sent("model.safetensors") == other.sent("model.safetensors") == 0
+        assert [proof.complete for proof in warm.warm(wanted[:1])] == [True]
+
+
 # Filters
 
 
@@ -220,6 +237,17 @@ def damage_unnoticed(path: Path) -> None:
         file.seek(times.st_size // 4)
         file.write(bytes([byte ^ 1]))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_filter_that_selects_nothing_is_an_error(hub: Hub, run: Any) -> None:
+    """As it is where weights are loaded: most often a name is misspelt."""
+    for words in ((), ("--check",)):
+        code, out, _ = run("warm", "org/name", "--filter", "fcc", *words)
+        assert (code, "the filter selects none of its tensors" in out) == (3, True)
+    code, out, _ = run("warm", "org/name", "--filter", "fc")
+    assert (code, "complete, as filtered" in out) == (0, True)
+    with pytest.raises(NotFound, match=r"only\('fcc'\) selects none of its tensors"):
+        fetch("org/name", filter=only("fcc"))
 
 
 def test_filters_of_both_kinds_at_once_are_refused(hub: Hub, run: Any) -> None:

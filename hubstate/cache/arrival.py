@@ -41,10 +41,9 @@ class Arrival:
         self.cache = source.cache
         self._leases: Mapping[Path, bytes] = {}
 
-    @property
-    def missing(self) -> int:
-        """The bytes that the file will take, beyond those of transfers that were broken off."""
-        size, remote = self.source.info(self.name).size or 0, self._remote(None)
+    def room(self, size: int) -> int:
+        """What so many bytes of the file will take, beyond transfers that were broken off."""
+        remote = self._remote(None)
         if remote is None or self.cache.writable is None:
             return size
         return max(0, size - Partials(self.cache.writable, remote.key).begun)

@@ -128,8 +128,12 @@ class Source:
             Unreachable: the cache has no room for all of them, or cannot be written.
         """
         if not self.is_cut_off:
-            missing = sum(self._arrival(name).missing for name in names)
+            missing = sum(self.room(name, self.info(name).size or 0) for name in names)
             self.cache.ready(missing, f"{len(names)} files of {self.where}")
+
+    def room(self, name: str, size: int) -> int:
+        """What so many bytes of a file will take on the disk, that nothing has brought yet."""
+        return 0 if self.is_cut_off else self._arrival(name).room(size)
 
     def _arrival(self, name: str) -> Arrival:
         from hubstate.cache.arrival import Arrival

@@ -32,7 +32,11 @@ __all__ = ["command"]
 @click.option("--probe", is_flag=True, help="Rebuild the model and run the recorded probe.")
 @click.option("--builder", metavar="NAME", help="What rebuilds it for --probe, if you trust it.")
 @click.option("--registry", metavar="WHERE", help="A folder or URL. [HUBSTATE_REGISTRY]")
-@click.option("--dry-run", is_flag=True, help="Show what there is; fetch the manifest only.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show what there is, and what of it is here; fetch the manifest only.",
+)
 @frozen
 @as_json
 def command(
@@ -61,7 +65,10 @@ def command(
     from hubstate.hub import open_release
 
     release = open_release(reference, registry=registry)
-    if not dry_run:
+    if dry_run:
+        for name in release.commit.files:
+            release.source.find(name)
+    else:
         release.fetch(files or None)
         if folder:
             _copy(release, folder)

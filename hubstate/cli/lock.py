@@ -129,7 +129,8 @@ def _check(path: Path | None, as_json: bool) -> None:
             for v in verdicts
         ],
     }
-    text = f"{table(['RELEASE', 'SIZE', ''], rows)}\n{place}: {len(bad)} of {len(rows)} not there"
+    good = f"{len(rows) - len(bad)} of {len(rows)} can be had, unchanged"
+    text = f"{table(['RELEASE', 'SIZE', ''], rows)}\n{place}: {good}"
     show(data, text, as_json=as_json)
     if bad and bad[0].problem:
         sys.exit(bad[0].problem.exit_code)
@@ -163,7 +164,8 @@ def _finish(
     if changes and not dry_run:
         write_lock(place, lock)
     verb = "would change" if dry_run else "changed"
-    lines = [f"{place}: {len(changes)} pins {verb}", *(f"  {change}" for change in changes)]
+    count = "1 pin" if len(changes) == 1 else f"{len(changes)} pins"
+    lines = [f"{place}: {count} {verb}", *(f"  {change}" for change in changes)]
     data = {
         "lock": str(place),
         "written": bool(changes) and not dry_run,

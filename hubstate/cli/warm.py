@@ -121,11 +121,16 @@ def _text(proofs: list[Proof]) -> str:
             str(proof.wanted.reference),
             f"{sum(not file.problem for file in proof.files)}/{len(proof.files)}",
             size(sum(file.size or 0 for file in proof.files)),
-            str(proof.error or "complete"),
+            str(proof.error or _state(proof)),
         ]
         for proof in proofs
     ]
     return f"{table(['RELEASE', 'FILES', 'SIZE', 'STATE'], rows)}\n{moved(_traffic(proofs))}"
+
+
+def _state(proof: Proof) -> str:
+    part = any(file.state in ("partial", "unwanted") for file in proof.files)
+    return "complete, as filtered" if part else "complete"
 
 
 def _traffic(proofs: list[Proof]) -> Traffic:

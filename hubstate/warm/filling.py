@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hubstate.cache import Cache
 from hubstate.cache.batch import Batch
-from hubstate.errors import HubstateError
+from hubstate.errors import HubstateError, NotFound, Unreachable
 from hubstate.fetching import portion_size, wanted_tensors
 from hubstate.filters import Filter, check_filter
 from hubstate.hub import Release, open_pinned, open_release
@@ -46,7 +46,7 @@ def warm(
         open=lambda one: _open(one, cache, batch),
         size=lambda release, name: _missing(release, name, filter),
         prove=lambda release, name, hook: _fetch(release, name, filter, hook),
-        group=lambda tasks: _grouped(tasks, cache, batch),
+        group=lambda tasks: _grouped(tasks, cache, batch, filter),
         label=f"{len(wanted)} releases",
         progress=progress,
     )
@@ -82,7 +82,15 @@ def prove_all(
     found: dict[int, list[FileProof]] = {}
     for release, file in sorted(done, key=lambda pair: pair[1].name):
         found.setdefault(id(release), []).append(file)
-    return [replace(proof, files=tuple(found.get(id(proof.release), ()))) for proof in opened]
+    return [_complete(proof, found.get(id(proof.release), [])) for proof in opened]
+
+
+def _complete(proof: Proof, files: Sequence[FileProof]) -> Proof:
+    weights = [file.state for file in files if file.name.endswith(".safetensors")]
+    if weights and set(weights) == {"unwanted"}:
+        error = NotFound(f"{proof.wanted.reference}: the filter selects none of its tensors")
+        return replace(proof, files=tuple(files), problem=error)
+    return replace(proof, files=tuple(files))
 
 
 def _distinct(tasks: Sequence[Task]) -> list[Task]:
@@ -109,8 +117,11 @@ def _open(wanted: Wanted, cache: Cache, batch: Batch) -> Release:
     return replace(release, source=replace(release.source, batch=batch))
 
 
-def _grouped(tasks: Sequence[Task], cache: Cache, batch: Batch) -> list[list[Task]]:
+def _grouped(
+    tasks: Sequence[Task], cache: Cache, batch: Batch, filter: Filter | None
+) -> list[list[Task]]:
     """The families; the cache is searched at once for what those of one file need."""
+    _check_room(tasks, cache, filter)
     groups = families(tasks)
     single = [group[0] for group in groups if len(group) == 1]
     missing = [
@@ -122,6 +133,19 @@ def _grouped(tasks: Sequence[Task], cache: Cache, batch: Batch) -> list[list[Tas
         records, commits = zip(*missing, strict=True)
         batch.search(cache, records, near=commits)
     return groups
+
+
+def _check_room(tasks: Sequence[Task], cache: Cache, filter: Filter | None) -> None:
+    """Refuse what does not fit, before the first of it is fetched; a cache may be read-only."""
+    absent = [task for task in _distinct(tasks) if not _there(*task)]
+    if not absent or cache.writable is None:
+        return
+    sizes = [portion_size(release, name, filter) for release, name in absent]
+    try:
+        cache.ready(sum(sizes), "all of it")
+    except Unreachable:  # then what was begun counts, which takes longer to find out
+        rooms = [r.source.room(name, size) for (r, name), size in zip(absent, sizes, strict=True)]
+        cache.ready(sum(rooms), f"{len(absent)} files")
 
 
 def _written(proof: Proof, cache: Cache) -> Iterator[Path]:
