@@ -100,6 +100,10 @@ class SkippedInit:
                 tensor.copy_(values)
         self._calls.clear()
 
+    def forget(self) -> None:
+        """Fill nothing: every parameter has its values."""
+        self._calls.clear()
+
     def hold(self, tensor: Tensor, initialiser: Callable[..., object], *args: object) -> bool:
         """Take an initialiser of all of a tensor into keeping; False where it must run now."""
         with torch._C.DisableTorchFunction():

@@ -57,6 +57,7 @@ def open_release(
     registry: Registry | None = None,
     cache: Cache | None = None,
     refresh: bool = False,
+    outlined: bool = False,
 ) -> Release:
     """A release with its manifest, before anything larger is fetched.
 
@@ -65,6 +66,7 @@ def open_release(
         registry: a folder or URL instead of the configured registry.
         cache: instead of the configured cache.
         refresh: take the registry's answer, or none; a lock file is not asked.
+        outlined: as for :func:`hubstate.release.read_release`.
 
     Raises:
         InvalidReference: the reference cannot be read.
@@ -84,15 +86,19 @@ def open_release(
     """
     reference = Reference.parse(reference)
     if not refresh and (pin := reference_pin(reference)):
-        return open_pinned(pin, registry=registry, cache=cache)
+        return open_pinned(pin, registry=registry, cache=cache, outlined=outlined)
     endpoint = open_endpoint(registry or settings.registry())
     cache = cache or Cache()
     commit = _resolve(endpoint, cache, reference, refresh=refresh)
-    return read_release(_source(endpoint, cache, reference, commit))
+    return read_release(_source(endpoint, cache, reference, commit), outlined=outlined)
 
 
 def open_pinned(
-    pin: Pin, *, registry: Registry | None = None, cache: Cache | None = None
+    pin: Pin,
+    *,
+    registry: Registry | None = None,
+    cache: Cache | None = None,
+    outlined: bool = False,
 ) -> Release:
     """The release that a lock file pins, from whichever registry has it.
 
@@ -110,7 +116,7 @@ def open_pinned(
     endpoint, place, commit = _locate(pin, endpoints, cache)
     pin.check(commit)
     commit = replace(commit, files=dict(pin.files))
-    release = read_release(_source(endpoint, cache, place, commit))
+    release = read_release(_source(endpoint, cache, place, commit), outlined=outlined)
     return replace(release, reference=pin.reference)
 
 

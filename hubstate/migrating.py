@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hubstate.digest import Digest
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hubstate.rules import Rule, Rules
     from hubstate.strictjson import Json
 
-__all__ = ["check_migrations", "gather_rules"]
+__all__ = ["check_migrations", "gather_rules", "is_migrated"]
 
 _HAS = "has:"
 
@@ -54,6 +54,14 @@ def gather_rules(
     from hubstate.rules import parse_rules  # here, because few loads have any
 
     return {whose: parse_rules(rules) for whose, rules in found.items() if rules}
+
+
+def is_migrated(structure: Digest, names: Collection[str], migrations: Mapping[str, Rules]) -> bool:
+    """Whether one of the migrations is for a release with this hash of its structure and these
+    names of its tensors."""
+    if str(structure) in migrations:
+        return True
+    return any(key.startswith(_HAS) and key.removeprefix(_HAS) in names for key in migrations)
 
 
 def _migration(

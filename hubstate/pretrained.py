@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,16 @@ from hubstate.errors import StructureMismatch
 from hubstate.filters import LEFT_OUT, Filter, Strict, besides, check_filter, check_strict
 from hubstate.header import Header
 from hubstate.hub import Release, open_release
-from hubstate.loading import LoadReport, assign_tensors, plan_entries
+from hubstate.loading import (
+    LoadReport,
+    assign_rows,
+    assign_tensors,
+    fitting_rows,
+    headers_of,
+    plan_entries,
+)
 from hubstate.manifest import Entry, header_of
-from hubstate.migrating import gather_rules
+from hubstate.migrating import gather_rules, is_migrated
 from hubstate.naming import Rules
 from hubstate.reference import Reference
 from hubstate.report import with_rules
@@ -102,7 +109,7 @@ def load_pretrained(
     check_filter(filter)
     check_strict(strict)
     with collection_paused():
-        release = open_release(reference, registry=registry)
+        release = open_release(reference, registry=registry, outlined=True)
         return load_release(
             model,
             release,
@@ -133,8 +140,12 @@ def load_release(
     """As :func:`load_pretrained`, from a release that is open already."""
     check_filter(filter)
     check_strict(strict)
-    entries = tuple(entries_of(release))
     filter = besides(getattr(model, LEFT_OUT, ()), filter)
+    read = read_weights if copy else functools.partial(map_weights, prefault=prefault)
+    plain = filter is None and not (rename or transforms or adapt)
+    if plain and (report := _load_outlined(model, release, migrations, read)):
+        return report
+    entries = tuple(entries_of(release))
     adaptation = None
     try:
         applied = gather_rules(
@@ -148,7 +159,6 @@ def load_release(
             there, offered = _transformed(entries, [*rules, *adaptation.rules])
         plan = plan_entries(model, offered, filter=filter, strict=strict, rename=rename, fresh=True)
         wanted = plan.wanted if there is None else there.needs(plan.wanted)
-        read = read_weights if copy else functools.partial(map_weights, prefault=prefault)
         tensors: dict[str, Tensor] = {}
         for path, names, header in _files(release, entries, wanted):
             tensors |= read(path, names, header=header)
@@ -162,6 +172,27 @@ def load_release(
     except StructureMismatch as error:
         issues = error.issues if adaptation is None else adaptation.explain(error.issues)
         raise StructureMismatch(issues, where=str(release.reference)) from None
+
+
+def _load_outlined(
+    model: nn.Module,
+    release: Release,
+    migrations: Mapping[str, Transforms] | None,
+    read: Callable[..., dict[str, Tensor]],
+) -> LoadReport | None:
+    """The load of a release that is in the cache into the very model that was published.
+
+    None where that is not what this is, and nothing was done.
+    """
+    outline = release.outline
+    if outline is None or (rows := fitting_rows(model, outline)) is None:
+        return None
+    if migrations and is_migrated(outline.contract, {row[0] for row in rows}, migrations):
+        return None
+    tensors: dict[str, Tensor] = {}
+    for name, header in headers_of(rows, outline).items():
+        tensors |= read(release.paths[name], header=header)
+    return assign_rows(model, rows, tensors)
 
 
 def adaptation_of(

@@ -6,19 +6,23 @@ import fnmatch
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hubstate.blobs import check_info
 from hubstate.cache import Source
+from hubstate.cache.outlines import OUTLINED
 from hubstate.digest import Digest
 from hubstate.endpoints import MANIFEST, Commit, FileInfo, Stream
 from hubstate.errors import DigestMismatch, FileNotInRelease, InvalidManifest, InvalidWeights
 from hubstate.header import Header, header_size, parse_header
-from hubstate.manifest import Manifest, parse
+from hubstate.manifest import FileRecord, Manifest, parse
+from hubstate.outline import Outline, OutlinedFile, outline_of
 from hubstate.progress import Hook, bar, quiet
 from hubstate.reference import Reference
+from hubstate.strictjson import Json
 from hubstate.values import frozen
 
 if TYPE_CHECKING:
@@ -31,6 +35,18 @@ _PREFIX = 64 << 10  # one request of this size holds the header of most weights 
 _LARGEST = 32 << 20  # bytes of a manifest, or of an index
 
 
+class Document:
+    """The text of a manifest, and what it says once somebody asks for that."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What it says."""
+        return parse(self.text)
+
+
 @frozen
 class Release:
     """A published release. Its manifest is here; other files come when they are asked for."""
@@ -38,10 +54,22 @@ class Release:
     reference: Reference
     """The one that was asked for."""
     commit: Commit = field(repr=False)
-    manifest: Manifest | None = field(repr=False)
-    """None where the repository has no ``hubstate.json``; see :meth:`weights_header`."""
     manifest_digest: Digest | None
     source: Source = field(repr=False, compare=False)
+    document: Document | None = field(repr=False, compare=False)
+    outline: Outline | None = field(default=None, repr=False, compare=False)
+    """The manifest in brief, where it is known and all weights are in the cache."""
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """None where the repository has no ``hubstate.json``; see :meth:`weights_header`."""
+        return self.document.manifest if self.document else None
+
+    @property
+    def preprocessing(self) -> Mapping[str, Json]:
+        """What the manifest states of the inputs; nothing where it does not, or there is none."""
+        stated = self.outline or self.manifest
+        return stated.preprocessing if stated else {}
 
     @property
     def paths(self) -> Mapping[str, Path]:
@@ -282,8 +310,13 @@ def _read_all(stream: Stream, size: int) -> bytes:
     return bytes(buffer[:filled])
 
 
-def read_release(source: Source) -> Release:
+def read_release(source: Source, *, outlined: bool = False) -> Release:
     """The release at a source, with its manifest if it has one.
+
+    Args:
+        source: where its files come from.
+        outlined: where the outline of the manifest is known and all weights are in the cache,
+            read the manifest only once it is asked for.
 
     Raises:
         InvalidManifest: the manifest breaks its schema.
@@ -295,25 +328,46 @@ def read_release(source: Source) -> Release:
     wanted = source.reference.manifest
     if MANIFEST not in source.infos:
         check_info(FileInfo(size=None, digest=wanted), FileInfo(size=None), what=source.where)
-        return _release(source, None, None)
+        return _release(source, None)
     _check_size(source, MANIFEST)
     path = source.obtain(MANIFEST, progress=quiet)
     digest = source.infos[MANIFEST].digest
     what = f"{MANIFEST} of {source.where}"
     check_info(FileInfo(size=None, digest=wanted), FileInfo(size=None, digest=digest), what=what)
-    manifest = parse(path.read_bytes())
-    _hold_against(source, manifest)
-    return _release(source, manifest, digest)
+    document = Document(path.read_bytes())
+    if outlined and digest and (outline := _outline(source, digest)):
+        return _release(source, document, outline)
+    manifest = document.manifest
+    _hold_against(source, {file.path: file for file in manifest.files})
+    source.records.update({file.path: file for file in manifest.files})
+    if digest and len(document.text) >= OUTLINED:
+        source.cache.keep_outline(digest, partial(_made_outline, source, manifest))
+    return _release(source, document)
 
 
-def _release(source: Source, manifest: Manifest | None, digest: Digest | None) -> Release:
+def _release(source: Source, document: Document | None, outline: Outline | None = None) -> Release:
     return Release(
         reference=source.reference,
         commit=source.commit,
-        manifest=manifest,
-        manifest_digest=digest,
+        manifest_digest=source.infos[MANIFEST].digest if document else None,
         source=source,
+        document=document,
+        outline=outline,
     )
+
+
+def _outline(source: Source, digest: Digest) -> Outline | None:
+    """The outline of the manifest, if all that it leaves to be done is to map the weights."""
+    outline = source.cache.outline(digest)
+    if outline is None:
+        return None
+    _hold_against(source, outline.files)
+    source.seals.update({name: file.seal for name, file in outline.files.items() if file.seal})
+    return outline if all(map(source.find, outline.weights)) else None
+
+
+def _made_outline(source: Source, manifest: Manifest) -> Outline | None:
+    return outline_of(manifest, {file.path: source.seal(file.path) for file in manifest.files})
 
 
 def _check_size(source: Source, name: str) -> None:
@@ -323,21 +377,19 @@ def _check_size(source: Source, name: str) -> None:
         raise error(f"{name} of {source.where}: {size} bytes, expected at most {_LARGEST}")
 
 
-def _hold_against(source: Source, manifest: Manifest) -> None:
+def _hold_against(source: Source, stated: Mapping[str, FileRecord | OutlinedFile]) -> None:
     """Hold what the registry lists against what the manifest states, and keep the more exact.
 
     A registry that lists no digests is thereby held to those of the manifest.
     """
     problems = []
-    for record in manifest.files:
-        stated = FileInfo(size=record.size, digest=record.digest)
+    for path, record in stated.items():
+        info = FileInfo(size=record.size, digest=record.digest)
         try:
-            listed = source.info(record.path)
-            digest = listed.digest or record.digest
-            found = FileInfo(size=listed.size, digest=digest)
-            check_info(stated, found, what=f"{record.path} of {source.where}, against {MANIFEST}")
-            source.infos[record.path] = stated
-            source.records[record.path] = record
+            listed = source.info(path)
+            found = FileInfo(size=listed.size, digest=listed.digest or record.digest)
+            check_info(info, found, what=f"{path} of {source.where}, against {MANIFEST}")
+            source.infos[path] = info
         except (DigestMismatch, FileNotInRelease) as error:
             problems.append(str(error))
     if problems:

@@ -46,6 +46,11 @@ class LoadReport:
     """The transforms that were applied, in their order, by whose they are: the release's own, the
     builder's migrations, the call's."""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every tensor of the model has the source's values."""
+        return not (self.skipped or self.missing or self.adapted)
+
     def to_json(self) -> dict[str, Any]:
         """The same as JSON data; plain data as in ``hubstate.records``."""
         return {

@@ -16,8 +16,8 @@ SERVER = Path(__file__).parents[1] / "registry" / "hubstate_registry"
 # From the ground up. Within a floor, a room may use the rooms written before it.
 WORDS = [
     *("lazy", "values", "errors", "digest", "strictjson", "records", "header", "shards", "filters"),
-    *("naming", "rules", "report", "manifest", "difference", "card", "reference", "settings"),
-    *("collector", "scratch", "workers"),
+    *("naming", "rules", "report", "manifest", "outline", "difference", "card", "reference"),
+    *("settings", "collector", "scratch", "workers"),
 ]
 BYTES = [
     *("progress", "copying", "blobs", "transport", "endpoints", "lock", "cache", "release", "hub"),

@@ -7,6 +7,7 @@
     ├── blobs/sha256/ab/<64 hex>   verified content, see hubstate.blobs
     ├── receipts/…                 see hubstate.cache.receipts
     ├── endpoints/…                see hubstate.cache.releases
+    ├── outlines/…                 see hubstate.cache.outlines
     ├── leases/…                   see hubstate.cache.leases
     ├── partial/…                  see hubstate.cache.partials
     └── tmp/
@@ -27,11 +28,13 @@ from pathlib import Path
 
 from hubstate import settings
 from hubstate.blobs import Blobs, FileInfo, Stream, make_folders, reachable, sync, write_file
+from hubstate.cache.outlines import find_outline, has_outline, write_outline
 from hubstate.cache.receipts import UNRECEIPTED, drop_receipt, has_receipt, write_receipt
 from hubstate.cache.releases import KnownRelease, Releases, merge_digests
 from hubstate.digest import Digest, hash_file
 from hubstate.endpoints.base import Commit
 from hubstate.errors import Unreachable
+from hubstate.outline import Outline
 from hubstate.reference import Reference
 from hubstate.values import frozen
 
@@ -229,6 +232,18 @@ class Cache:
         """The files that say what a reference means, where something can be written."""
         folder = self.writable
         return Releases(folder).records(endpoint, reference, commit) if folder else ()
+
+    def outline(self, manifest: Digest) -> Outline | None:
+        """The outline of a manifest, in whichever folder."""
+        found = (find_outline(folder, manifest) for folder in self.folders)
+        return next(filter(None, found), None)
+
+    def keep_outline(self, manifest: Digest, make: Callable[[], Outline | None]) -> None:
+        """Keep the outline of a manifest, where there is none and something can be written."""
+        if self.writable is None or any(has_outline(each, manifest) for each in self.folders):
+            return
+        if outline := make():
+            write_outline(self.writable, manifest, outline)
 
     def settle(self, paths: Iterable[Path]) -> None:
         """Have files reach the disk that were written without waiting for it.

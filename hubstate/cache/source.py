@@ -6,8 +6,9 @@ a warm load does not import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ class Source:
     paths: dict[str, Path] = field(default_factory=dict)
     records: dict[str, FileRecord] = field(default_factory=dict)
     """What the manifest says of each file, once it was read."""
+    seals: dict[str, Digest] = field(default_factory=dict)
+    """The digest of the digests of all chunks of a file, where an outline says it."""
     traffic: dict[str, Traffic] = field(default_factory=dict)
     """Where the bytes of each file came from that was fetched."""
     headers: dict[str, Header] = field(default_factory=dict)
@@ -76,7 +79,7 @@ class Source:
         info = self.info(name)
         if name in self.paths or info.digest is None:
             return self.paths.get(name)
-        found = self.cache.find(info.digest, size=info.size, seal=self._sealing(name))
+        found = self.cache.find(info.digest, size=info.size, seal=partial(self.seal, name))
         if found.path is None and found.damaged and self.is_cut_off:
             raise DigestMismatch(
                 f"{self.where}: {name} is damaged in the cache ({found.damaged[0]}: expected "
@@ -140,14 +143,14 @@ class Source:
 
         return Arrival(self, name)
 
-    def _sealing(self, name: str) -> Callable[[], Digest | None]:
-        def sealed() -> Digest | None:
-            from hubstate.transport.chunks import seal, tile
+    def seal(self, name: str) -> Digest | None:
+        """The digest of the digests of all chunks of a file, where they are known."""
+        if name in self.seals or name not in self.records:
+            return self.seals.get(name)
+        from hubstate.transport.chunks import seal, tile
 
-            tiles = tile(self.records[name]) if name in self.records else None
-            return seal(tiles) if tiles else None
-
-        return sealed
+        tiles = tile(self.records[name])
+        return seal(tiles) if tiles else None
 
     @property
     def is_cut_off(self) -> bool:

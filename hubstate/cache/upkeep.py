@@ -13,6 +13,7 @@ from pathlib import Path
 from hubstate.blobs import DAY, Blobs, FileInfo
 from hubstate.cache.layers import Cache, can_write
 from hubstate.cache.leases import discard_leases
+from hubstate.cache.outlines import discard_outlines
 from hubstate.cache.partials import discard_partials
 from hubstate.cache.receipts import drop_receipt
 from hubstate.cache.releases import KnownRelease, Releases
@@ -92,14 +93,13 @@ def _entry(cache: Cache, folder: Path, known: KnownRelease) -> CacheEntry:
         endpoint=known.endpoint,
         commit=known.commit.id,
         files=files,
-        present=frozenset(path for path, info in files.items() if _is_present(cache, info)),
+        present=frozenset(path for path, info in files.items() if _is_present(cache, info.digest)),
         used=known.used,
         folder=folder,
     )
 
 
-def _is_present(cache: Cache, info: FileInfo) -> bool:
-    digest = info.digest
+def _is_present(cache: Cache, digest: Digest | None) -> bool:
     return digest is not None and any(Blobs(f).path(digest).exists() for f in cache.folders)
 
 
@@ -235,6 +235,8 @@ def _sweep(
         for path, count in discard_partials(folder, needed, age=age, dry_run=dry_run):
             paths.append(path)
             size += count
+        if not dry_run:
+            discard_outlines(folder, lambda digest: _is_present(cache, digest))
     return Freed(paths=(*paths, *_sweep_commits(cache, known, age=age, dry_run=dry_run)), size=size)
 
 

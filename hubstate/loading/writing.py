@@ -71,10 +71,13 @@ def assign(plan: Plan) -> LoadReport:
 def _rooted(plan: Plan) -> Iterator[int]:
     """The identities of the tensors that must stay where they are."""
     yield from plan.entangled
+    last, is_open = None, False
     for _, kind, value, owner in plan.found:
-        is_tensor = kind == "param" or kind == "buffer"
-        if is_tensor and not (owner is not None and _is_open(owner) and _is_loose(value)):
-            yield id(value)
+        if kind == "param" or kind == "buffer":
+            if owner is not last:
+                last, is_open = owner, owner is not None and _is_open(owner)
+            if not (is_open and _is_loose(value)):
+                yield id(value)
 
 
 def _is_open(owner: nn.Module) -> bool:

@@ -86,10 +86,10 @@ def attributes(module: nn.Module, path: str, lost: list[str]) -> Iterator[tuple[
     """
     for name, value in vars(module).items():
         if name[:1] != "_":
-            yield name, *_attribute(module, name, value, path=path, lost=lost)
+            yield name, *attribute(module, name, value, path=path, lost=lost)
 
 
-def _attribute(
+def attribute(
     module: nn.Module, name: str, value: Any, *, path: str, lost: list[str]
 ) -> tuple[str, Any]:
     if isinstance(value, Tensor) and _is_computed(module, name):
@@ -228,7 +228,7 @@ class _Walker:
                 if type(value) in EXACT or is_exact(value):
                     add((prefix + name, "data", value, module))
                 else:
-                    found = _attribute(module, name, value, path=prefix, lost=self.lost)
+                    found = attribute(module, name, value, path=prefix, lost=self.lost)
                     add((prefix + name, *found, module))
         self.above.discard(id(module))
 

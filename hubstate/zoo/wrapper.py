@@ -142,15 +142,18 @@ def _make_pretrained(
     with collection_paused(), skip_init() as skipped:
         model = make()
     with collection_paused():
-        release = open_release(source.reference, registry=source.registry)
+        release = open_release(source.reference, registry=source.registry, outlined=True)
         try:
             report = load_release(model, release, adapt=_sizes(model) if adapt else None, **options)
         except StructureMismatch as error:
             if not adapt:
                 error.advice = adaptation_of(model, release, _sizes(model)).advise(error)
             raise
-    skipped.finish(model, loaded=frozenset(report.loaded))
-    stated = release.manifest.preprocessing if release.manifest else {}
+    if report.is_complete:
+        skipped.forget()
+    else:
+        skipped.finish(model, loaded=frozenset(report.loaded))
+    stated = release.preprocessing
     if not stated and source.preprocessing:
         stated = {**preprocessing_of(model), **source.preprocessing}
     remember_report(model, report, preprocessing=stated)
