@@ -29,6 +29,7 @@ __all__ = [
     "Members",
     "Outline",
     "OutlinedFile",
+    "arrange",
     "dump_outline",
     "names_digest",
     "outline_of",
@@ -94,32 +95,43 @@ def outline_of(manifest: Manifest, seals: Mapping[str, Digest | None]) -> Outlin
     weights = [file for file in manifest.files if file.tensors]
     if manifest.transforms or not weights or not all(seals.get(file.path) for file in weights):
         return None
-    modules: dict[str, Members] = {}
-    tensors: dict[str, list[str]] = {}
-    for entry in manifest.structure:
-        parent, _, name = entry.path.rpartition(".")
-        if entry.kind == "module":
-            modules[entry.path] = []
-            tensors[entry.path] = []
-            if not entry.path:
-                continue
-        if parent not in modules or (member := _member(name, entry)) is None:
-            return None
-        modules[parent].append(member)
-        if entry.is_tensor:
-            tensors[parent].append(entry.path)
-    order = [path for paths in tensors.values() for path in paths]
+    arranged = arrange(manifest.structure)
+    if arranged is None:
+        return None
+    modules, tensors = arranged
     starts = {t.name: (n, t.start) for n, file in enumerate(weights) for t in file.tensors}
     return Outline(
-        names=names_digest(modules.items()),
+        names=names_digest(modules),
         contract=manifest.structure_hash,
         files={
             file.path: OutlinedFile(size=file.size, digest=file.digest, seal=seals.get(file.path))
             for file in manifest.files
         },
-        places=tuple(starts[path] for path in order),
+        places=tuple(starts[path] for path in tensors),
         preprocessing=manifest.preprocessing,
     )
+
+
+def arrange(entries: Iterable[Entry]) -> tuple[list[tuple[str, Members]], list[str]] | None:
+    """Entries by module, and the paths of the tensors in the order of the modules.
+
+    None where there is a tie, an extra state, or a name without a module.
+    """
+    modules: dict[str, Members] = {}
+    tensors: dict[str, list[str]] = {}
+    for entry in entries:
+        path = entry.path
+        parent, _, name = path.rpartition(".")
+        if path:
+            member = _member(name, entry)
+            if member is None or parent not in modules:
+                return None
+            modules[parent].append(member)
+        if entry.kind == "module":
+            modules[path], tensors[path] = [], []
+        elif entry.is_tensor:
+            tensors[parent].append(path)
+    return list(modules.items()), [path for paths in tensors.values() for path in paths]
 
 
 def _member(name: str, entry: Entry) -> tuple[Any, ...] | None:

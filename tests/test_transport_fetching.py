@@ -88,9 +88,9 @@ def release(hub: Hub) -> Release:
 
 
 def left_behind() -> list[Path]:
-    """What is in the cache beside blobs, receipts and the records of releases."""
+    """What is in the cache beside blobs, receipts, outlines and the records of releases."""
     cache = Path(os.environ["HUBSTATE_CACHE"])
-    known = {"CACHEDIR.TAG", "blobs", "receipts", "endpoints"}
+    known = {"CACHEDIR.TAG", "blobs", "receipts", "outlines", "endpoints"}
     return [
         p for p in cache.rglob("*") if p.is_file() and p.relative_to(cache).parts[0] not in known
     ]
