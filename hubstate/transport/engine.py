@@ -33,7 +33,7 @@ __all__ = ["Read", "transfer"]
 _BLOCK = 1 << 20
 _SHORTEST, _LONGEST = 8 << 20, 64 << 20  # bytes of one request, where there is so much in a row
 _TICK = 0.1  # seconds
-_FLUSH = 64 << 20  # bytes that are left to the disk at one time
+_FLUSH = 64 << 20  # bytes that are left to the disk at one time, and fewer near the end
 
 
 class Read(Protocol):
@@ -84,7 +84,7 @@ class _Transfer:
         self._read, self._part, self._what, self._progress = read, part, what, progress
         self._queue = deque(runs(chunks))
         self._left = sum(chunk.size for run in self._queue for chunk in run)
-        self._arrived = 0
+        self._total, self._arrived = self._left, 0
         self._flowing: set[threading.Thread] = set()
         self._flushed = -unflushed
         self._flusher: threading.Thread | None = None
@@ -112,7 +112,6 @@ class _Transfer:
                     self._wanted = pace.tell(self._arrived, flowing=len(self._flowing))
                     while len(self._workers) < min(self._wanted, self._useful()):
                         self._start()
-                    self._flush()
                     self._change.wait(_TICK)
         finally:
             self._stop()
@@ -129,8 +128,9 @@ class _Transfer:
 
     def _flush(self) -> None:
         """Keep the disk busy meanwhile; waiting for it at the end would take as long again."""
-        due = self._arrived - self._flushed > _FLUSH
-        if due and not (self._flusher and self._flusher.is_alive()):
+        due = min(_FLUSH, max(_SHORTEST, (self._total - self._arrived) // 2))
+        idle = not (self._flusher and self._flusher.is_alive())
+        if self._wanted > 1 and idle and self._arrived - self._flushed >= due:
             self._flushed = self._arrived
             self._flusher = threading.Thread(target=self._flush_now, daemon=True)
             self._flusher.start()
@@ -176,11 +176,9 @@ class _Transfer:
             done = self._stopped or self._error or len(self._workers) > self._wanted
             if done or not self._queue:
                 return []
-            share = self._left // (2 * self._wanted) if self._wanted > 1 else _LONGEST
-            size = min(_LONGEST, max(_SHORTEST, share))
+            share = self._left // (2 * self._wanted - 1)
             run = self._queue.popleft()
-            end = run[0].start + size
-            count = next((i for i, c in enumerate(run) if i and c.stop > end), len(run))
+            count = _count_to(run, min(_LONGEST, max(_SHORTEST, share)))
             if count < len(run):
                 self._queue.appendleft(run[count:])
             self._left -= sum(chunk.size for chunk in run[:count])
@@ -219,6 +217,7 @@ class _Transfer:
     def _count(self, count: int) -> None:
         with self._change:
             self._arrived += count
+            self._flush()
             self._flowing.add(threading.current_thread())
 
     def _keep(self, chunks: list[Chunk]) -> None:
@@ -240,6 +239,14 @@ class _Transfer:
             self._suspects.add(wrong.start)
             self._queue.append(rest)
             self._left += sum(chunk.size for chunk in rest)
+
+
+def _count_to(run: list[Chunk], size: int) -> int:
+    """How many chunks have so many bytes; all of them, if the others are not worth a request."""
+    end = run[0].start + size
+    count = next((index for index, chunk in enumerate(run, 1) if chunk.stop >= end), len(run))
+    worth = run[-1].stop - run[count - 1].stop >= _SHORTEST // 2
+    return count if worth else len(run)
 
 
 class _Checker:

@@ -175,7 +175,7 @@ class Part:
         Raises:
             OSError: the disk fails.
         """
-        os.fsync(self._descriptor)
+        getattr(os, "fdatasync", os.fsync)(self._descriptor)
 
     def move(self, path: Path, *, durable: bool = True) -> os.stat_result:
         """Give the file another name, for good, once its bytes have reached the disk.
