@@ -111,9 +111,10 @@ def open_pinned(
     """
     cache = cache or Cache()
     named: list[Registry | None] = [registry, pin.registry, settings.registry()]
-    opened = [open_endpoint(place) for place in named if place is not None]
-    endpoints = list({endpoint.name: endpoint for endpoint in opened}.values())
-    endpoint, place, commit = _locate(pin, endpoints, cache)
+    endpoints: dict[str, Endpoint] = {}
+    for opened in (open_endpoint(place) for place in named if place is not None):
+        endpoints.setdefault(opened.name, opened)
+    endpoint, place, commit = _locate(pin, list(endpoints.values()), cache)
     pin.check(commit)
     commit = replace(commit, files=dict(pin.files))
     release = read_release(_source(endpoint, cache, place, commit), outlined=outlined)

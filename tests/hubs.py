@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -85,6 +85,9 @@ class Hub:
         self.lock = threading.Lock()
         self.commits = [self.COMMIT]
         self.base = ""
+        self.ahead: Callable[[list[dict[str, str]]], bytes] | int = 404
+        """What answers for many references at once, or the status with which nothing does."""
+        self.posts = 0
 
     def sent(self, path: str) -> int:
         """The bytes of a file that were sent in all, by answers that have ended if they soon do."""
@@ -92,6 +95,14 @@ class Hub:
         while self.busy and time.monotonic() < end:
             time.sleep(0.001)
         return sum(seen.sent for seen in self.seen if seen.path.endswith("/" + path))
+
+    def tell(self, rows: list[dict[str, str]]) -> bytes:
+        """A true answer for many references, to be :attr:`ahead`."""
+        texts = {p: data.decode() for p, data in self.files.items() if p not in self.lfs}
+        line = json.dumps({"info": self.info(), "files": texts})
+        refused = json.dumps({"status": 404, "code": "RepoNotFound"})
+        lines = (line if row["repo"] == "org/name" else refused for row in rows)
+        return "".join(f"{line}\n" for line in lines).encode()
 
     def info(self) -> dict[str, Any]:
         siblings = []
@@ -139,6 +150,17 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.elsewhere:
             return self.send_head(302, {"Location": hub.elsewhere + self.path})
         return self.send_file(found[1], seen)
+
+    def do_POST(self) -> None:
+        hub, body = self.hub, self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with hub.lock:
+            hub.posts += 1
+        if isinstance(hub.ahead, int):
+            return self.send_head(hub.ahead, {})
+        data = hub.ahead(json.loads(body)["releases"])
+        self.send_head(200, {"Content-Length": str(len(data))})
+        self.wfile.write(data)
+        return None
 
     def answer_api(self, path: str) -> None:
         hub, api = self.hub, "/api/models/org/name"

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +77,12 @@ class Server:
         self.asked.append(what)
         if not self.up:
             raise Unreachable(f"{self.name}: connection refused")
+
+    def ask_ahead(self, references: Sequence[Reference]) -> None:
+        pass
+
+    def holds(self, commit: Commit, path: str) -> bool:
+        return False
 
     def resolve(self, reference: Reference) -> Commit:
         self._ask(f"resolve {reference.revision}")

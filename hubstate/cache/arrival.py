@@ -51,6 +51,8 @@ class Arrival:
     def whole(self, progress: Hook) -> Path:
         """All of the file; for what it raises see :meth:`Source.obtain`."""
         self.source.check_allowed(self.name)
+        if self.source.endpoint.holds(self.source.commit, self.name):
+            return self._fetch(progress)
         self._leases = held(self.cache.writable)
         return take_turns(
             self.cache.writable,

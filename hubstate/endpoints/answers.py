@@ -9,6 +9,7 @@
     GET /api/models/ID/refs                        {"branches": [{"name", "targetCommit"}], "tags"}
     GET /api/models/ID/commits/REV                 [{"id", "title", "message", "authors", "date"}]
     GET /api/models                                [{"id": "org/name"}]
+    a line of POST /api/hubstate/releases          {"info": {…}, "files": {…}}, see .ahead
 
 A file that is kept in git itself has no sha256 there, only git's own SHA-1 of it.
 """
@@ -28,7 +29,16 @@ from hubstate.endpoints.records import parse_date
 from hubstate.errors import Damaged, InvalidReference, reason
 from hubstate.values import frozen
 
-__all__ = ["Listing", "Row", "parse_history", "parse_listing", "parse_names", "parse_refs"]
+__all__ = [
+    "Listing",
+    "Row",
+    "Told",
+    "parse_history",
+    "parse_listing",
+    "parse_names",
+    "parse_refs",
+    "parse_told",
+]
 
 T = TypeVar("T")
 _ID = re.compile(r"[0-9a-f]{40}\Z")
@@ -41,6 +51,14 @@ class Listing:
 
     commit: Commit
     oids: Mapping[str, str]
+
+
+@frozen
+class Told:
+    """A listing, and the content of small files of it by their paths."""
+
+    listing: Listing
+    files: Mapping[str, bytes]
 
 
 @frozen
@@ -60,6 +78,24 @@ def parse_listing(data: bytes, *, repo: str, what: str) -> Listing:
         Damaged: it is anything else, or names a file whose path climbs out of its folder.
     """
     return _parse(data, what, "the files of a commit", lambda info: _listing(info, repo))
+
+
+def parse_told(data: bytes, *, repo: str, what: str) -> Told | None:
+    """Read what is said of one of many releases; None where that is a refusal.
+
+    Raises:
+        Damaged: it is anything else.
+    """
+    return _parse(data, what, "a commit with files", lambda line: _told(line, repo))
+
+
+def _told(line: Any, repo: str) -> Told | None:
+    if "info" not in line and type(line["status"]) is int:
+        return None
+    listing, files = _listing(line["info"], repo), line["files"]
+    if not listing.commit.files.keys() >= files.keys():
+        raise ValueError("files that the commit does not have")
+    return Told(listing=listing, files={path: text.encode() for path, text in files.items()})
 
 
 def _listing(info: Any, repo: str) -> Listing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -18,7 +19,7 @@ from hubstate.errors import (
 )
 from hubstate.transport import METADATA, Answer, Interrupted, origin, send
 
-__all__ = ["ask", "ask_pages", "normal_url", "refusal", "with_query"]
+__all__ = ["ask", "ask_once", "ask_pages", "normal_url", "refusal", "with_query"]
 
 _LARGEST = 64 << 20  # bytes of an answer; the files of a commit take about 200 bytes each
 _PAGES = 10_000
@@ -71,6 +72,20 @@ def _ask(
             return _content(answer, what), answer.following
 
     return METADATA.ask(once)
+
+
+def ask_once(url: str, document: object, *, what: str) -> bytes:
+    """The body of the answer to a JSON document, without patience: what it asks is advice.
+
+    Raises:
+        The same as :func:`ask`.
+    """
+    token, data = settings.token(), json.dumps(document).encode()
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "gzip"}
+    with send("POST", url, what=what, token=token, headers=headers, data=data) as answer:
+        if answer.status != 200:
+            raise refusal(answer, what=what, missing=NotFound, token=token)
+        return _content(answer, what)
 
 
 def _content(answer: Answer, what: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -96,8 +96,16 @@ class Endpoint(Protocol):
         """A folder on the registry's own disk; what is published from below it is moved there."""
         ...
 
+    def ask_ahead(self, references: Sequence[Reference]) -> None:
+        """Find out about many references together, where that is quicker, before they are asked."""
+        ...
+
     def resolve(self, reference: Reference) -> Commit:
         """The commit that a reference means now."""
+        ...
+
+    def holds(self, commit: Commit, path: str) -> bool:
+        """Whether a file has come along already with an answer, so that reading it asks nobody."""
         ...
 
     def read(

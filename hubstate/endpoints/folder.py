@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,13 @@ class FolderEndpoint:
         return self._shelf.scratch
 
     # Reading
+
+    def ask_ahead(self, references: Sequence[Reference]) -> None:
+        """Nothing: each answer takes a few reads."""
+
+    def holds(self, commit: Commit, path: str) -> bool:
+        """False: what is read is on the disk."""
+        return False
 
     def resolve(self, reference: Reference) -> Commit:
         """The commit that a reference means now; a branch goes before a tag of the same name.

@@ -6,18 +6,22 @@ Reading is plain HTTP::
     {base}/api/models/{repo}/refs, …/commits/{revision}        branches and tags, history
     {base}/{repo}/resolve/{commit}/{path}                      bytes, whole or in ranges
 
+Many releases are asked for at once where the server can do that: :mod:`hubstate.endpoints.ahead`.
+
 Publishing goes through huggingface_hub, in :mod:`hubstate.endpoints.uploading`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from urllib.parse import quote
 
 from hubstate.blobs import FileInfo, Stream
 from hubstate.digest import Digest
+from hubstate.endpoints.ahead import ask_many
 from hubstate.endpoints.answers import (
     Listing,
     Row,
@@ -44,6 +48,7 @@ from hubstate.values import replace
 __all__ = ["HttpEndpoint"]
 
 _WILD = frozenset("*?[")
+_HELD = 32 << 20  # bytes of files that are kept, having come before anybody asked for them
 
 
 class HttpEndpoint:
@@ -63,6 +68,8 @@ class HttpEndpoint:
         self._patience = patience
         self._files: dict[tuple[str, str, str], HubFile] = {}
         self._oids: dict[tuple[str, str], str] = {}
+        self._told: dict[Reference, Commit] = {}
+        self._held: dict[tuple[str, str, str], bytes] = {}
 
     def __repr__(self) -> str:
         return f"HttpEndpoint({self._base!r})"
@@ -98,6 +105,8 @@ class HttpEndpoint:
         """
         if reference.manifest:
             return self._find_manifest(reference, reference.manifest)
+        if told := self._told.pop(reference, None):
+            return told
         try:
             return self.listing(reference).commit
         except RevisionNotFound as error:
@@ -122,9 +131,30 @@ class HttpEndpoint:
         listing = parse_listing(data, repo=reference.repo, what=what)
         if reference.commit not in (None, listing.commit.id):
             raise DigestMismatch(f"{what}: the server answers with commit {listing.commit.id}")
+        self._note(listing)
+        return listing
+
+    def _note(self, listing: Listing) -> None:
         for path, oid in listing.oids.items():
             self._oids[listing.commit.id, path] = oid
-        return listing
+
+    def ask_ahead(self, references: Sequence[Reference]) -> None:
+        """Have many references answered at once, if the server can do that.
+
+        The answers are given by the next :meth:`resolve` of each; and of the small files that
+        came along, by :meth:`read`.
+        """
+        asked, room = [one for one in references if not one.manifest], _HELD
+        for reference, told in ask_many(self._base, asked):
+            self._note(told.listing)
+            commit = self._told[reference] = told.listing.commit
+            for path, data in told.files.items():
+                if (room := room - len(data)) >= 0:
+                    self._held[commit.repo, commit.id, path] = data
+
+    def holds(self, commit: Commit, path: str) -> bool:
+        """Whether the content of a file has come with an answer."""
+        return (commit.repo, commit.id, path) in self._held
 
     @contextmanager
     def read(
@@ -145,18 +175,23 @@ class HttpEndpoint:
         if info is None:
             raise FileNotInRelease(f"{commit.repo}@{commit.id}: no file {path!r}")
         stop = info.size if stop is None else min(stop, info.size or stop)
+        whole = start == 0 and stop == info.size
+        held = self._held.get((commit.repo, commit.id, path)) if whole else None
         file = self._file(commit, path, info)
-        partly = None if start == 0 and stop == info.size else stop
-        stream = Steady(
-            lambda at: file.open(at, partly), start=start, stop=stop, patience=self._patience
+        oid = self._oids.get((commit.id, path)) if whole else None
+        steady = Steady(
+            lambda at: file.open(at, None if whole else stop),
+            start=start,
+            stop=stop,
+            patience=self._patience,
         )
         try:
-            if start != stop:
-                stream.open()
-            oid = self._oids.get((commit.id, path)) if (start, stop) == (0, info.size) else None
+            if held is None and start != stop:
+                steady.open()
+            stream = steady if held is None else BytesIO(held)
             yield CheckedFile(stream, info, oid, what=file.what) if oid else stream
         finally:
-            stream.close()
+            steady.close()
 
     def _file(self, commit: Commit, path: str, info: FileInfo) -> HubFile:
         key = (commit.repo, commit.id, path)

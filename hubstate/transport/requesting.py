@@ -51,6 +51,7 @@ def send(
     what: str,
     token: str | None = None,
     headers: Mapping[str, str] | None = None,
+    data: bytes | None = None,
 ) -> Answer:
     """The answer to one request, redirects followed, its body not read yet.
 
@@ -60,6 +61,7 @@ def send(
         what: what is being asked for, in the errors' words.
         token: shown to the origin of ``url`` only.
         headers: to send beside the usual ones.
+        data: to send as the body.
 
     Raises:
         Interrupted: no connection, no answer in time, or a status that may pass.
@@ -68,7 +70,7 @@ def send(
     at = url
     for _ in range(_HOPS):
         shown = token if at == url or origin(at) == origin(url) else None
-        answer = _send(method, at, what=what, token=shown, headers=headers or {})
+        answer = _send(method, at, what=what, token=shown, headers=headers or {}, data=data)
         if answer.status not in _REDIRECTS or "Location" not in answer.headers:
             return _checked(answer, what)
         answer.close()
@@ -93,7 +95,13 @@ def _checked(answer: Answer, what: str) -> Answer:
 
 
 def _send(
-    method: str, url: str, *, what: str, token: str | None, headers: Mapping[str, str]
+    method: str,
+    url: str,
+    *,
+    what: str,
+    token: str | None,
+    headers: Mapping[str, str],
+    data: bytes | None,
 ) -> Answer:
     from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 
@@ -103,6 +111,7 @@ def _send(
         raw = line.pool.urlopen(
             method,
             line.target(url),
+            body=data,
             headers={**_HEADERS, **headers, **shown},
             timeout=line.timeout,
             retries=False,

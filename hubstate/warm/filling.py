@@ -8,12 +8,14 @@ from pathlib import Path
 
 from hubstate.cache import Cache
 from hubstate.cache.batch import Batch
+from hubstate.endpoints import Endpoint
 from hubstate.errors import HubstateError, NotFound, Unreachable
 from hubstate.fetching import portion_size, wanted_tensors
 from hubstate.filters import Filter, check_filter
 from hubstate.hub import Release, open_pinned, open_release
 from hubstate.progress import Hook, bar, shared
 from hubstate.values import replace
+from hubstate.warm.asking import ask_ahead
 from hubstate.warm.families import Task, each, families
 from hubstate.warm.proofs import FileProof, Proof, prove
 from hubstate.warm.wanted import Wanted
@@ -41,9 +43,10 @@ def warm(
     """
     check_filter(filter)
     cache, batch = cache or Cache(), Batch()
+    registries = ask_ahead(wanted, cache)
     proofs = prove_all(
         wanted,
-        open=lambda one: _open(one, cache, batch),
+        open=lambda one: _open(one, registries.get(id(one)), cache, batch),
         size=lambda release, name: _missing(release, name, filter),
         prove=lambda release, name, hook: _fetch(release, name, filter, hook),
         group=lambda tasks: _grouped(tasks, cache, batch, filter),
@@ -109,11 +112,12 @@ def _opened(wanted: Wanted, open: Callable[[Wanted], Release]) -> Proof:
         return Proof(wanted=wanted, release=None, problem=error)
 
 
-def _open(wanted: Wanted, cache: Cache, batch: Batch) -> Release:
+def _open(wanted: Wanted, first: Endpoint | None, cache: Cache, batch: Batch) -> Release:
+    registry = first or wanted.registry
     if wanted.pin:
-        release = open_pinned(wanted.pin, registry=wanted.registry, cache=cache)
+        release = open_pinned(wanted.pin, registry=registry, cache=cache)
     else:
-        release = open_release(wanted.reference, registry=wanted.registry, cache=cache)
+        release = open_release(wanted.reference, registry=registry, cache=cache)
     return replace(release, source=replace(release.source, batch=batch))
 
 

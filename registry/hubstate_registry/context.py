@@ -49,11 +49,23 @@ class Call:
     facts: Facts | None = None
     """What is known of the repository, once that is found, and of everything before."""
 
+    _charged = False
+
     def __init__(self, registry: Registry, place: Place, *, scope: Scope, receive: Receive) -> None:
         self.registry = registry
         self.place = place
         self.scope = scope
         self.receive = receive
+
+    def charge(self, requests: int) -> None:
+        """Count this request as so many more; once, however often its handler begins.
+
+        Raises:
+            TooMany: the caller has not so many left.
+        """
+        if requests > 0 and not self._charged:
+            self.registry.requests.take(self.caller, requests)
+            self._charged = True
 
     def rely_on(self, memory: Memory) -> None:
         """Let the answer rest on what is remembered."""
@@ -92,6 +104,12 @@ class Call:
     def storage(self) -> Storage:
         """Where everything is kept."""
         return self.registry.storage
+
+    @property
+    def caller(self) -> str:
+        """Whose requests are counted together: those of a token, or else of an address."""
+        client = self.scope.get("client")
+        return self.principal.token or (client[0] if client else "")
 
     @property
     def actor(self) -> Actor:

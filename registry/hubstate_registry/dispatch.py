@@ -146,10 +146,9 @@ class Dispatcher:
         raise NoSuchRoute("This registry does not serve that; docs/protocol.md lists what it does")
 
     def _count(self, call: Call, rule: Rule) -> None:
-        scope, principal = call.scope, call.principal
-        scope["state"]["user"] = principal.user
+        call.scope["state"]["user"] = call.principal.user
         if rule.pattern not in ("/healthz", "/readyz"):
-            self.registry.requests.take(principal.token or _address(scope))
+            self.registry.requests.take(call.caller)
 
     async def _principal(self, scope: Scope, header: bytes) -> Principal:
         principals = self.memory.principals  # to keep it in, unless they are others by then

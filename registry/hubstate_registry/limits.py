@@ -24,8 +24,8 @@ class Bucket:
         self._levels: dict[str, tuple[float, float]] = {}
         self._lock = Lock()
 
-    def take(self, caller: str) -> None:
-        """Count one request.
+    def take(self, caller: str, count: int = 1) -> None:
+        """Count requests; of more than a minute's worth, no more than can ever be there.
 
         Raises:
             TooMany: the caller has none left; says when the next one is allowed.
@@ -33,15 +33,16 @@ class Bucket:
         if not self.per_minute:
             return
         rate, now = self.per_minute / 60, time.monotonic()
+        count = min(count, max(1, self.per_minute - 1))  # one is gone for the request itself
         with self._lock:
             if len(self._levels) > _CALLERS:  # never grow without end: start everybody afresh
                 self._levels.clear()
             level, seen = self._levels.get(caller, (float(self.per_minute), now))
             level = min(float(self.per_minute), level + (now - seen) * rate)
-            if level < 1:
+            if level < count:
                 self._levels[caller] = (level, now)
-                raise TooMany("Too many requests; slow down", retry_after=(1 - level) / rate)
-            self._levels[caller] = (level - 1, now)
+                raise TooMany("Too many requests; slow down", retry_after=(count - level) / rate)
+            self._levels[caller] = (level - count, now)
 
 
 def check_headers(scope: Scope, limits: Limits) -> None:

@@ -135,10 +135,13 @@ def siblings(tree: Tree, *, blobs: bool) -> list[dict[str, object]]:
 
 
 def sibling(entry: Entry, *, blobs: bool) -> dict[str, object]:
-    """One file of a model info; its size and ids only where they are asked for."""
+    """One file of a model info; its size and ids only where they are asked for.
+
+    ``sha256`` is an addition, as in :func:`file_row`.
+    """
     row: dict[str, object] = {"rfilename": entry.path}
     if blobs:
-        row |= {"size": entry.size, "blobId": entry.oid}
+        row |= {"size": entry.size, "blobId": entry.oid, "sha256": entry.sha256}
         if entry.large:
             row["lfs"] = {"sha256": entry.sha256, "size": entry.size, "pointerSize": _size(entry)}
     return row

@@ -1,0 +1,41 @@
+"""Asking each registry once about all that is wanted of it, where it can answer that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from hubstate import settings
+from hubstate.cache import Cache
+from hubstate.endpoints import Endpoint
+from hubstate.errors import HubstateError
+from hubstate.reference import Reference
+from hubstate.warm.wanted import Wanted
+
+__all__ = ["ask_ahead"]
+
+
+def ask_ahead(wanted: Sequence[Wanted], cache: Cache) -> Mapping[int, Endpoint]:
+    """The first registry to ask for each, by its ``id()``, which may know the answer by then."""
+    registries: dict[str, Endpoint] = {}
+    first: dict[int, Endpoint] = {}
+    questions: dict[str, dict[Reference, None]] = {}
+    for one in wanted:
+        with suppress(HubstateError):  # whoever opens it is told
+            endpoint = one.endpoints[0]
+            first[id(one)] = registries.setdefault(endpoint.name, endpoint)
+            if not _is_known(one, cache):
+                questions.setdefault(endpoint.name, {})[one.places[0]] = None
+    for name, references in questions.items():
+        if len(references) > 1 and not (registries[name].remote and settings.offline()):
+            registries[name].ask_ahead(list(references))
+    return first
+
+
+def _is_known(wanted: Wanted, cache: Cache) -> bool:
+    """Whether the cache knows what it means for ever, so that nobody is asked."""
+    return wanted.places[0].pinned and any(
+        cache.known(endpoint.name, place)
+        for endpoint in wanted.endpoints
+        for place in wanted.places
+    )
