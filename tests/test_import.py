@@ -6,6 +6,7 @@ import collections
 import contextlib
 import json
 import os
+import pickle
 import sys
 import warnings
 import zipfile
@@ -98,6 +99,39 @@ def test_a_small_file_cannot_claim_large_tensors(tmp_path: Path) -> None:
         load_pickle(path)
 
 
+def test_a_compressed_file_cannot_claim_large_tensors(tmp_path: Path) -> None:
+    """The sizes are looked at before anything is unpacked."""
+    loads = {"bomb.npz": load_npz, "bomb.pth": load_pickle, "bomb.keras": load_hdf5}
+    for name, load in loads.items():
+        path = tmp_path / name
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model.weights.h5", b"")
+            archive.infolist()[0].file_size = 10**12
+        with pytest.raises(InvalidWeights, match=rf"{name}: refused: .* 1,000,000,000,000 bytes"):
+            load(path)
+
+
+def test_what_is_the_same_again_and_again_is_not_unfolded(tmp_path: Path) -> None:
+    path, tree = tmp_path / "laughs.pth", [torch.zeros(1)]
+    for _ in range(60):
+        tree = [tree, tree]  # type: ignore[list-item]
+    torch.save({"w": tree}, path)
+    with pytest.raises(InvalidWeights, match="more than 16,777,216 values"):
+        load_pickle(path)
+    own: dict[str, Any] = {"w": torch.zeros(1)}
+    own["again"] = own
+    torch.save(own, path)
+    assert set(load_pickle(path)) == {"w", "again"}
+
+
+def test_a_pickle_without_a_name_for_what_it_asks_is_told_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "plain.pth"
+    path.write_bytes(pickle.dumps({"w": [1.0]}, protocol=4))
+    with pytest.raises(InvalidWeights, match="Unsupported operand 149") as caught:
+        load_pickle(path)
+    assert "weights_only`" not in str(caught.value)
+
+
 def test_a_checkpoint_is_read_from_under_its_key(tmp_path: Path) -> None:
     path = tmp_path / "run.pth"
     model = trained()
@@ -177,6 +211,16 @@ def test_objects_in_npz_are_refused_by_name(tmp_path: Path) -> None:
     assert not mark.exists()
     path.write_bytes(b"PK nonsense")
     with pytest.raises(InvalidWeights, match=r"evil\.npz"):
+        read_foreign(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_arrays_of_one_name_in_npz_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.npz"
+    np.savez(path, w=np.zeros(2))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("w.npy", archive.read("w.npy"))
+    with pytest.raises(InvalidWeights, match="w: two arrays have this name"):
         read_foreign(path)
 
 
@@ -515,6 +559,25 @@ def test_hdf5_cannot_read_other_files(tmp_path: Path) -> None:
     path.write_bytes(b"nonsense")
     with pytest.raises(InvalidWeights, match=r"evil\.h5"):
         load_hdf5(path)
+
+
+def test_hdf5_cannot_claim_more_than_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bomb.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("w", shape=(1 << 40,), dtype="f4", chunks=(1 << 20,))
+    for load in (load_hdf5, load_jld2):
+        with pytest.raises(InvalidWeights, match=r"bomb\.h5: refused: .* 4,398,046,511,104 bytes"):
+            load(path)
+    with h5py.File(path, "w") as file:
+        group = file
+        for _ in range(30):
+            group["a"] = group["b"] = group = file.create_group(None)
+    monkeypatch.setattr("hubstate.convert.limits._MOST_ITEMS", 1000)
+    for load in (load_hdf5, load_jld2):
+        with pytest.raises(InvalidWeights, match=r"bomb\.h5: refused: more than 1,000 values"):
+            load(path)
 
 
 # Julia

@@ -11,6 +11,7 @@
     ├── hdf5.py         .h5 .hdf5 .keras      HDF5 and Keras
     ├── jld2.py         .jld2                 Julia, column-major
     └── flax.py         .msgpack              Flax's message packs
+    limits.py       how much a file may hold
     nesting.py      where in a checkpoint the weights are
     layouts.py      the conventions of Keras, Flax and Flux as transforms
     holder.py       weights without an architecture as a module, to be published

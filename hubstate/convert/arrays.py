@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hubstate.convert.limits import refuse_swollen
 from hubstate.errors import InvalidWeights
 
 __all__ = ["load_npz", "save_npz", "to_array", "to_tensor"]
@@ -28,7 +29,8 @@ def load_npz(path: Path) -> dict[str, Tensor]:
     """Every array of a file.
 
     Raises:
-        InvalidWeights: an array of Python objects or text, or a damaged file.
+        InvalidWeights: an array of Python objects or text, one that is compressed beyond belief,
+            or a damaged file.
         OSError: it cannot be read.
     """
     problems: list[str] = []
@@ -36,8 +38,11 @@ def load_npz(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         try:
             archive: Any = np.load(file, allow_pickle=False)
+            refuse_swollen(sum(member.file_size for member in archive.zip.infolist()), path)
             for name in archive.files:
                 _take(archive, name, tensors, problems)
+        except InvalidWeights:
+            raise
         except AttributeError:
             raise InvalidWeights(f"{path.name}: one array without a name, not an .npz") from None
         except Exception as error:  # of zipfile, zlib, numpy: a damaged file may raise any
@@ -48,6 +53,8 @@ def load_npz(path: Path) -> dict[str, Tensor]:
 
 
 def _take(archive: Any, name: str, tensors: dict[str, Tensor], problems: list[str]) -> None:
+    if name in tensors:
+        problems.append(f"{name}: two arrays have this name")
     try:
         tensors[name] = to_tensor(archive[name], name=name)
     except InvalidWeights as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hubstate.convert.arrays import to_tensor
+from hubstate.convert.limits import Budget, refuse_swollen
 from hubstate.convert.packages import need
 from hubstate.errors import HubstateError, InvalidWeights
 
@@ -53,6 +54,7 @@ def _content(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         return path
     with zipfile.ZipFile(path) as archive:
+        refuse_swollen(archive.getinfo(_KERAS).file_size, path)
         return io.BytesIO(archive.read(_KERAS))
 
 
@@ -60,20 +62,22 @@ def load_hdf5(path: Path) -> dict[str, Any]:
     """The numeric datasets of a file by dotted name.
 
     Raises:
-        InvalidWeights: it refers to bytes in other files, or is no HDF5 file.
+        InvalidWeights: it refers to bytes in other files, or holds far more than its size, or is no
+            HDF5 file.
         HubstateError: h5py is not installed.
     """
     with open_hdf5(path) as file:
         found: dict[str, Any] = {}
-        _walk(file, "", found)
+        _walk(file, "", found, Budget(path))
     return found
 
 
-def _walk(group: Any, prefix: str, found: dict[str, Any]) -> None:
+def _walk(group: Any, prefix: str, found: dict[str, Any], budget: Budget) -> None:
     h5py = need("h5py", what="HDF5")
     if prefix.count(".") > _DEEPEST:
         raise InvalidWeights(f"{prefix[:80]}…: refused: more than {_DEEPEST} groups deep")
     for name in group:
+        budget.spend()
         where = f"{prefix}{name.removesuffix(':0')}"
         link = group.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):
@@ -82,13 +86,14 @@ def _walk(group: Any, prefix: str, found: dict[str, Any]) -> None:
             continue
         item = group[name]
         if isinstance(item, h5py.Group):
-            _walk(item, f"{where}.", found)
+            _walk(item, f"{where}.", found, budget)
         elif (
             isinstance(item, h5py.Dataset) and item.dtype.kind in "biufc" and item.shape is not None
         ):
             refuse_foreign_bytes(item, where)
             if where in found:
                 raise InvalidWeights(f"{where}: two datasets have this name")
+            budget.spend(item.nbytes)
             found[where] = to_tensor(item[()], name=where)
 
 

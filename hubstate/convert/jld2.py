@@ -28,6 +28,7 @@ import numpy as np
 
 from hubstate.convert.arrays import to_tensor
 from hubstate.convert.hdf5 import open_hdf5, refuse_foreign_bytes
+from hubstate.convert.limits import Budget
 from hubstate.convert.packages import need
 from hubstate.errors import InvalidWeights
 
@@ -42,11 +43,12 @@ def load_jld2(path: Path) -> dict[str, Any]:
     """The numeric arrays of a file as nested dicts, with Julia's names and shapes.
 
     Raises:
-        InvalidWeights: it refers to itself or to other files, or is no HDF5 file.
+        InvalidWeights: it refers to itself or to other files, or holds far more than its size, or
+            is no HDF5 file.
         HubstateError: h5py is not installed.
     """
     with open_hdf5(path) as file:
-        reader = _Reader(file)
+        reader = _Reader(file, Budget(path))
         return {
             name: value
             for name in file
@@ -57,8 +59,9 @@ def load_jld2(path: Path) -> dict[str, Any]:
 class _Reader:
     """Julia values as nested dicts of tensors; what is no array, and what is missing, is None."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, budget: Budget) -> None:
         self.file = file
+        self.budget = budget
         self.h5py = need("h5py", what="JLD2")
         self.path: list[str] = []
 
@@ -81,6 +84,7 @@ class _Reader:
         return found
 
     def value(self, value: Any) -> Any:
+        self.budget.spend()
         if isinstance(value, self.h5py.Group):
             return _kept((name, self.item(value, name)) for name in value)
         if isinstance(value, self.h5py.Dataset):
@@ -103,6 +107,7 @@ class _Reader:
         if dataset.shape is None:  # nothing: a null dataspace
             return self.empty(dataset)
         refuse_foreign_bytes(dataset, self.where())
+        self.budget.spend(dataset.nbytes)
         data = dataset[()]
         if isinstance(dataset.id.get_type(), self.h5py.h5t.TypeBitfieldID):
             data = data.astype(bool)

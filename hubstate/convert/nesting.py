@@ -29,12 +29,13 @@ class Found:
     """What else the checkpoint holds."""
 
 
-def find_weights(tree: Any, *, key: str | None = None) -> Found:
+def find_weights(tree: Any, *, key: str | None = None, name: str = "the file") -> Found:
     """The tensors of a checkpoint by dotted name, from under ``state_dict``, ``model`` … if there.
 
     Args:
         tree: what the file holds.
         key: where they are, such as ``state_dict`` or ``ema.model``; ``.`` for the top.
+        name: of the file, for messages.
 
     Raises:
         InvalidWeights: there is no such key, or no tensor.
@@ -45,14 +46,14 @@ def find_weights(tree: Any, *, key: str | None = None) -> Found:
     ('state_dict', ['w'], ('epoch',))
     """
     if key is not None:
-        return _taken(_at(tree, key), "" if key == "." else key, ())
+        return _taken(_at(tree, key, name), "" if key == "." else key, (), name)
     path: list[str] = []
     left: list[str] = []
-    while len(path) < _DEEPEST and (name := _nested(tree)) is not None:
-        left += [".".join([*path, str(other)]) for other in tree if other != name]
-        path.append(name)
-        tree = tree[name]
-    return _taken(tree, ".".join(path), tuple(left))
+    while len(path) < _DEEPEST and (inner := _nested(tree)) is not None:
+        left += [".".join([*path, str(other)]) for other in tree if other != inner]
+        path.append(inner)
+        tree = tree[inner]
+    return _taken(tree, ".".join(path), tuple(left), name)
 
 
 def _nested(tree: Any) -> str | None:
@@ -73,29 +74,31 @@ def _tensors(tree: Any) -> dict[str, Tensor]:
         return {}
 
 
-def _at(tree: Any, key: str) -> Any:
+def _at(tree: Any, key: str, where: str) -> Any:
     """What is under a key; names with dots in them are tried as they are first."""
     if key == ".":
         return tree
     if not isinstance(tree, Mapping):
-        raise InvalidWeights(f"{key}: the checkpoint is a {type(tree).__name__}, without keys")
+        found = type(tree).__name__
+        raise InvalidWeights(f"{where}: {key}: the checkpoint is a {found}, without keys")
     if key in tree:
         return tree[key]
     first, dot, rest = key.partition(".")
     if first in tree and dot:
-        return _at(tree[first], rest)
+        return _at(tree[first], rest, where)
     known = ", ".join(map(str, list(tree)[:20]))
-    raise InvalidWeights(f"{key}: not in the checkpoint; its keys are {known}")
+    raise InvalidWeights(f"{where}: {key}: not in the checkpoint; its keys are {known}")
 
 
-def _taken(tree: Any, key: str, left: tuple[str, ...]) -> Found:
+def _taken(tree: Any, key: str, left: tuple[str, ...], where: str) -> Found:
     beside: list[str] = []
     if isinstance(tree, Mapping):
         beside = [str(name) for name in tree if str(name) in _BESIDE]
         tree = {name: value for name, value in tree.items() if str(name) not in _BESIDE}
     found = _tensors(tree)
     if not found:
-        raise InvalidWeights(f"{key or 'the file'}: expected tensors by name, found none")
+        place = f"{where}: {key}" if key else where
+        raise InvalidWeights(f"{place}: expected tensors by name, found none")
     if isinstance(tree, Mapping):
         tops = {name.partition(".")[0] for name in found}
         beside += [str(name) for name in tree if str(name).partition(".")[0] not in tops]

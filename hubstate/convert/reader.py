@@ -24,7 +24,7 @@ _READERS: Mapping[str, Callable[[Path], Any]] = {
 
 def _answer(format: str, path: Path, output: Path, key: str | None) -> dict[str, Any]:
     try:
-        found = find_weights(_READERS[format](path), key=key)
+        found = find_weights(_READERS[format](path), key=key, name=path.name)
         save_weights(output, found.tensors)
     except HubstateError as error:
         return {"error": str(error), "damaged": isinstance(error, InvalidWeights)}

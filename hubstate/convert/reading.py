@@ -124,11 +124,7 @@ def _foreign(found: Found, format: str) -> Foreign:
 def _read(path: Path, format: str, key: str | None) -> Found:
     if format not in _HERE:
         return read_isolated(path, format, key=key)
-    tree = _HERE[format](path)
-    try:
-        return find_weights(tree, key="." if key is None else key)
-    except InvalidWeights as error:
-        raise InvalidWeights(f"{path.name}: {error}") from None
+    return find_weights(_HERE[format](path), key="." if key is None else key, name=path.name)
 
 
 def _format_of(name: str) -> str:
