@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 
 from hubstate.manifest import Json, Manifest
 
-__all__ = ["model_card"]
+__all__ = ["config_json", "model_card"]
+
+_TIMM = {"mobilenet_v1": "mobilenetv1_100", "xception": "legacy_xception"}
 
 
 def model_card(repository: str, manifest: Manifest, *, description: str = "") -> str:
@@ -120,7 +122,9 @@ def config_json(manifest: Manifest) -> dict[str, Json]:
         return config
     arguments = dict(manifest.builder.arguments)
     config |= arguments
-    config["architecture"] = manifest.builder.name
+    config["architecture"] = _architecture(manifest.builder.name)
+    if side := manifest.builder.sizes.get("image_size"):
+        config["model_args"] = {"img_size": side}
     cfg: dict[str, Json] = {
         name: manifest.preprocessing[name]
         for name in ("input_size", "mean", "std", "interpolation", "crop_pct")
@@ -132,6 +136,12 @@ def config_json(manifest: Manifest) -> dict[str, Json]:
     cfg["license"] = manifest.license
     config["pretrained_cfg"] = cfg
     return config
+
+
+def _architecture(builder: str) -> str:
+    """What timm calls a builder, where the two have the same tensors under another name."""
+    library, _, name = builder.partition(":")
+    return name if library in ("timm", "torchvision") else _TIMM.get(builder, builder)
 
 
 def _ends(manifest: Manifest) -> dict[str, Json]:

@@ -106,6 +106,10 @@ def _open_file(path: Path) -> Subject:
         headers = {name: read_header(file) for name, file in files.items()}
     except OSError as error:
         raise NotFound(f"{path}: {error.strerror or error}") from error
+    except InvalidWeights as error:
+        if path.suffix in (_SUFFIX, ".json"):
+            raise
+        raise InvalidWeights(f"{error} (hubstate import reads other formats)") from None
     return Subject(
         name=str(path),
         manifest=_manifest(headers.values()),

@@ -10,14 +10,19 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from quick import publish_quickly
 from test_families import GOLDEN, OTHERS, build
 from test_peers import theirs  # noqa: F401 (a fixture)
 from torch import nn
 
+from hubstate.convert import export_weights
+from hubstate.subject import open_subject
+from hubstate.zoo.builders import builder_record, preprocessing_of
 from hubstate.zoo.create import create_model
 
 pytestmark = pytest.mark.peer
@@ -107,6 +112,33 @@ def test_weights_go_both_ways_and_give_equal_outputs(twins: tuple[str, Make]) ->
     assert spread > 0
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * spread)
     torch.testing.assert_close(back, wanted, rtol=1e-4, atol=1e-4 * spread)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("mobilenet_v1", {"in_chans": 1}),
+        ("mixer_s32_224", {"image_size": 64}),
+        *((name, {}) for name in ("timm:resnet18", "vgg11_bn", "densenet121", "xception")),
+    ],
+)
+def test_timm_loads_the_folder_of_what_has_its_tensors(
+    name: str,
+    arguments: dict[str, int],
+    theirs: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    timm = pytest.importorskip("timm")
+    model = randomised(create_model(name, num_classes=7, **arguments))
+    stated = dict(preprocessing_of(model))
+    publish_quickly(model, "org/net", builder=builder_record(model), preprocessing=stated)
+    folder = tmp_path / "folder"
+    export_weights(open_subject("org/net"), folder, to="folder")
+    same = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    images = torch.randn(2, *stated["input_size"])
+    with torch.inference_mode():
+        torch.testing.assert_close(same(images), model(images), rtol=1e-4, atol=1e-5)
+    assert list(same.pretrained_cfg["mean"]) == stated["mean"]
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

@@ -750,7 +750,7 @@ def test_without_a_target_it_says_what_there_is(run: Run, tmp_path: Path) -> Non
 
 
 def test_a_checkpoint_becomes_a_file(run: Run, tmp_path: Path) -> None:
-    path, output, rules = (tmp_path / name for name in ("a.npz", "b.safetensors", "r.json"))
+    path, output, rules = (tmp_path / name for name in ("a.npz", "new/b.safetensors", "r.json"))
     np.savez(path, **{"old/kernel": np.ones((3, 2), "f4")})
     rules.write_text('[{"rename": "old\\\\.(.*)", "to": "new.\\\\1"}]')
     words = ["import", str(path), "--layout", "flax", "--transforms", str(rules)]

@@ -123,6 +123,9 @@ def test_what_is_not_there_or_damaged_has_its_exit_code(run: Run, tmp_path: Path
     assert run("show", str(tmp_path / "none.safetensors"))[0] == 3
     (tmp_path / "bad.safetensors").write_bytes(b"x" * 20)
     assert run("show", str(tmp_path / "bad.safetensors"))[0] == 5
+    (tmp_path / "a.pth").write_bytes(b"PK\x03\x04 and more")
+    code, _, err = run("show", str(tmp_path / "a.pth"))
+    assert (code, "a.pth" in err, "hubstate import reads other formats" in err) == (5, True, True)
 
 
 @pytest.mark.usefixtures("releases")

@@ -146,6 +146,7 @@ def _write(output: Path, weights: Any, options: Mapping[str, Any]) -> str:
         raise Conflict(f"{output}: there is something already; --force replaces it")
     if options["dry_run"]:
         return f"  would write {output}"
+    output.parent.mkdir(parents=True, exist_ok=True)
     saved = save_weights(output, tensors_of(weights))
     return f"  wrote {output}, {saved.size:,} bytes"
 
