@@ -36,7 +36,7 @@ from hubstate.errors import (
 from hubstate.fetching import fetch
 from hubstate.filters import only
 from hubstate.header import dump_header, parse_header
-from hubstate.hub import Release, open_release
+from hubstate.hub import Release, open_release, publish_files
 from hubstate.manifest import Entry, Manifest, dump, hash_weights
 from hubstate.progress import quiet
 from hubstate.reference import Reference
@@ -663,6 +663,10 @@ def test_a_proxy_is_used_where_the_environment_names_one(
     monkeypatch.setenv("HTTP_PROXY", hub.base)
     monkeypatch.setenv("http_proxy", hub.base)
     assert fetch("org/name", registry="http://hub.invalid").paths[NAME].read_bytes() == data
+    monkeypatch.setenv("http_proxy", f"http://user:secret@127.0.0.1:{(port := free_port())}")
+    said = f"does not answer by the proxy http://127.0.0.1:{port}: Failed to .* refused \\(tried"
+    with pytest.raises(Unreachable, match=said):
+        fetch("org/other", registry="http://hub.invalid")
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
@@ -679,6 +683,10 @@ def test_certificates_are_held_to_the_bundle_that_the_environment_names(
         endpoint = HttpEndpoint(base, patience=HASTE)
         with pytest.raises(HubstateError, match="certificate verify failed"):
             fetch("org/name", registry=endpoint)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        with pytest.raises(HubstateError, match=r"what publishes reads .* SSL_CERT_FILE"):
+            publish_files("org/new", {"a": b"1"}, message="m", registry=endpoint)
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
         for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
             with monkeypatch.context() as patch:
                 patch.setenv(name, str(certificate))

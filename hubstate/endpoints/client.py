@@ -74,6 +74,8 @@ def _translate(error: Exception, what: str) -> HubstateError:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         said = f"{error}{cause}".strip() or type(error).__name__
     text = " ".join(said.split())[:400]
+    if "CERTIFICATE_VERIFY_FAILED" in text and settings.ca_bundle():
+        text += "; what publishes reads the certificates that SSL_CERT_FILE names, and no other"
     status = status_of(error)
     code = response.headers.get("X-Error-Code", "") if response is not None else ""
     if code in _CODES:

@@ -121,9 +121,10 @@ def _send(
             decode_content=False,
         )
     except (SSLError, LocationValueError) as error:
-        raise Unreachable(f"{what}: {_host(url)}: {_words(error)}") from error
+        raise Unreachable(f"{what}: {_host(url)}{line.way}: {_words(error)}") from error
     except (HTTPError, OSError) as error:
-        raise Interrupted(f"{what}: {_host(url)} does not answer: {_words(error)}") from error
+        said = f"{_host(url)} does not answer{line.way}: {_words(error)}"
+        raise Interrupted(f"{what}: {said}") from error
     return Answer(raw, url=url)
 
 
@@ -134,6 +135,11 @@ class _Line(NamedTuple):
     timeout: Any
     whole: bool
     """Whether the proxy is to be told of the host too."""
+
+    @property
+    def way(self) -> str:
+        """By which proxy it goes, in words."""
+        return f" by the proxy {_host(str(self.pool.proxy))}" if self.pool.proxy else ""
 
     def target(self, url: str) -> str:
         """What the request line says."""
@@ -190,5 +196,5 @@ def _words(error: Exception) -> str:
             break
         reason = inner
     text = str(reason)
-    # "HTTPConnection(host='…', port=…): Failed to establish a new connection: …"
-    return text.rpartition("): ")[2][:300] or type(error).__name__
+    # "HTTPConnection(host='…', port=…): Failed to establish a new connection: …", or that in quotes
+    return text.rpartition("): ")[2].removesuffix('"))')[:300] or type(error).__name__
