@@ -31,8 +31,9 @@ from hubstate.errors import (
     Unreachable,
 )
 from hubstate.lock import reference_pin
+from hubstate.opening import read_release
 from hubstate.reference import Reference
-from hubstate.release import Release, read_release
+from hubstate.release import Release
 from hubstate.values import replace
 
 if TYPE_CHECKING:

@@ -6,20 +6,18 @@ import fnmatch
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from hubstate.blobs import check_info
 from hubstate.cache import Source
-from hubstate.cache.outlines import OUTLINED
 from hubstate.digest import Digest
-from hubstate.endpoints import MANIFEST, Commit, FileInfo, Stream
-from hubstate.errors import DigestMismatch, FileNotInRelease, InvalidManifest, InvalidWeights
+from hubstate.endpoints import MANIFEST, Commit, Stream
+from hubstate.errors import FileNotInRelease, InvalidManifest, InvalidWeights
 from hubstate.header import Header, header_size, parse_header
-from hubstate.manifest import FileRecord, Manifest, parse
-from hubstate.outline import Outline, OutlinedFile, outline_of
+from hubstate.manifest import Manifest, parse
+from hubstate.outline import Outline
 from hubstate.progress import Hook, bar, quiet
 from hubstate.reference import Reference
 from hubstate.strictjson import Json
@@ -28,7 +26,7 @@ from hubstate.values import frozen
 if TYPE_CHECKING:
     from hubstate.cache import Traffic
 
-__all__ = ["WEIGHTS", "Release", "read_release"]
+__all__ = ["WEIGHTS", "Document", "Release", "check_size"]
 
 WEIGHTS = "model.safetensors"
 _PREFIX = 64 << 10  # one request of this size holds the header of most weights files
@@ -225,7 +223,7 @@ class Release:
         from hubstate.workers import at_once
 
         what = f"{index} of {self.source.where}"
-        _check_size(self.source, index)
+        check_size(self.source, index)
         weight_map = read_index(self.read(index), what=what)
         names = check_files(weight_map, self.source.infos, what=what)
         headers = dict(zip(names, at_once(self.weights_header, names), strict=True))
@@ -310,87 +308,13 @@ def _read_all(stream: Stream, size: int) -> bytes:
     return bytes(buffer[:filled])
 
 
-def read_release(source: Source, *, outlined: bool = False) -> Release:
-    """The release at a source, with its manifest if it has one.
-
-    Args:
-        source: where its files come from.
-        outlined: where the outline of the manifest is known and all weights are in the cache,
-            read the manifest only once it is asked for.
+def check_size(source: Source, name: str) -> None:
+    """Refuse a manifest or an index that nobody would read whole.
 
     Raises:
-        InvalidManifest: the manifest breaks its schema.
-        DigestMismatch: the manifest is not the one that the reference names, or a file is
-            listed with another size or digest than the manifest states.
-        Offline: the manifest is not in the cache, and no request is allowed.
-        Unreachable: the registry does not answer.
+        InvalidManifest, InvalidWeights: it is too large.
     """
-    wanted = source.reference.manifest
-    if MANIFEST not in source.infos:
-        check_info(FileInfo(size=None, digest=wanted), FileInfo(size=None), what=source.where)
-        return _release(source, None)
-    _check_size(source, MANIFEST)
-    path = source.obtain(MANIFEST, progress=quiet)
-    digest = source.infos[MANIFEST].digest
-    what = f"{MANIFEST} of {source.where}"
-    check_info(FileInfo(size=None, digest=wanted), FileInfo(size=None, digest=digest), what=what)
-    document = Document(path.read_bytes())
-    if outlined and digest and (outline := _outline(source, digest)):
-        return _release(source, document, outline)
-    manifest = document.manifest
-    _hold_against(source, {file.path: file for file in manifest.files})
-    source.records.update({file.path: file for file in manifest.files})
-    if digest and len(document.text) >= OUTLINED:
-        source.cache.keep_outline(digest, partial(_made_outline, source, manifest))
-    return _release(source, document)
-
-
-def _release(source: Source, document: Document | None, outline: Outline | None = None) -> Release:
-    return Release(
-        reference=source.reference,
-        commit=source.commit,
-        manifest_digest=source.infos[MANIFEST].digest if document else None,
-        source=source,
-        document=document,
-        outline=outline,
-    )
-
-
-def _outline(source: Source, digest: Digest) -> Outline | None:
-    """The outline of the manifest, if all that it leaves to be done is to map the weights."""
-    outline = source.cache.outline(digest)
-    if outline is None:
-        return None
-    _hold_against(source, outline.files)
-    source.seals.update({name: file.seal for name, file in outline.files.items() if file.seal})
-    return outline if all(map(source.find, outline.weights)) else None
-
-
-def _made_outline(source: Source, manifest: Manifest) -> Outline | None:
-    return outline_of(manifest, {file.path: source.seal(file.path) for file in manifest.files})
-
-
-def _check_size(source: Source, name: str) -> None:
     size = source.info(name).size or 0
     if size > _LARGEST:
         error = InvalidManifest if name == MANIFEST else InvalidWeights
         raise error(f"{name} of {source.where}: {size} bytes, expected at most {_LARGEST}")
-
-
-def _hold_against(source: Source, stated: Mapping[str, FileRecord | OutlinedFile]) -> None:
-    """Hold what the registry lists against what the manifest states, and keep the more exact.
-
-    A registry that lists no digests is thereby held to those of the manifest.
-    """
-    problems = []
-    for path, record in stated.items():
-        info = FileInfo(size=record.size, digest=record.digest)
-        try:
-            listed = source.info(path)
-            found = FileInfo(size=listed.size, digest=listed.digest or record.digest)
-            check_info(info, found, what=f"{path} of {source.where}, against {MANIFEST}")
-            source.infos[path] = info
-        except (DigestMismatch, FileNotInRelease) as error:
-            problems.append(str(error))
-    if problems:
-        raise DigestMismatch("; ".join(problems))

@@ -20,8 +20,8 @@ WORDS = [
     *("settings", "collector", "scratch", "workers"),
 ]
 BYTES = [
-    *("progress", "copying", "blobs", "transport", "endpoints", "lock", "cache", "release", "hub"),
-    *("bundle", "subject"),
+    *("progress", "copying", "blobs", "transport", "endpoints", "lock", "cache", "release"),
+    *("opening", "hub", "bundle", "subject"),
 ]
 TORCH = [
     "walk",

@@ -9,16 +9,22 @@ cut off between them is completed by running it again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubstate.blobs import FileInfo, opened, reachable
-from hubstate.digest import Digest
 from hubstate.endpoints.answers import Listing
-from hubstate.endpoints.base import TIP, Changes, Commit, check_paths
+from hubstate.endpoints.base import TIP, Changes, Commit
 from hubstate.endpoints.client import api, quiet_bars, status_of, wrapped
+from hubstate.endpoints.outgoing import (
+    LocalFile,
+    alone,
+    batches,
+    changed,
+    check_result,
+    is_bare,
+    measure,
+    with_digests,
+)
 from hubstate.errors import (
     Conflict,
     DigestMismatch,
@@ -29,36 +35,12 @@ from hubstate.errors import (
     RevisionNotFound,
 )
 from hubstate.reference import Reference, check_revision
-from hubstate.shards import split
-from hubstate.values import frozen, replace
+from hubstate.values import replace
 
 if TYPE_CHECKING:
     from hubstate.endpoints.http import HttpEndpoint
 
 __all__ = ["set_tag", "upload"]
-
-_OWN = frozenset({".gitattributes"})  # what a hub server puts in a repository by itself
-
-
-_TOGETHER = 16 << 20  # bytes of smaller files that go along with the largest
-
-
-@frozen
-class _Local:
-    """A file that is to be published, by both names that a server may have for it."""
-
-    info: FileInfo
-    oid: str
-    """Git's SHA-1 of it."""
-
-    def is_same(self, listing: Listing, path: str) -> bool:
-        """Whether a commit has this content at a path, as far as the server tells."""
-        listed = listing.commit.files.get(path)
-        if listed is None or listed.size not in (None, self.info.size):
-            return False
-        if listed.digest:
-            return listed.digest == self.info.digest
-        return listing.oids.get(path) == self.oid
 
 
 def upload(
@@ -75,13 +57,13 @@ def upload(
     target = _target(repo, branch, tag)
     tip = _tip(hub, target)
     base = _base(hub, target, tip=tip, parent=parent)
-    local = {path: _measure(source) for path, source in changes.items() if source is not None}
-    _check_result(repo, base, changes)
-    wanted = _wanted(base, changes, local)
+    local = {path: measure(source) for path, source in changes.items() if source is not None}
+    check_result(repo, base, changes)
+    wanted = changed(base, changes, local)
     if tag:
         _check_tag(hub, target, tag, commit=tip.commit.id if tip and not wanted else None)
     if tip and base and not wanted and tip.commit.id == base.commit.id:
-        commit = _with_digests(tip.commit, local)
+        commit = with_digests(tip.commit, local)
     else:
         commit = _publish(hub, target, changes, base=base, message=message, local=local)
     if tag:
@@ -122,48 +104,11 @@ def _base(
     hub: HttpEndpoint, target: Reference, *, tip: Listing | None, parent: str | None
 ) -> Listing | None:
     """The commit to build on, once it is known to be the one that was meant."""
-    if tip and (parent in (TIP, tip.commit.id) or (parent is None and _is_bare(tip))):
+    if tip and (parent in (TIP, tip.commit.id) or (parent is None and is_bare(tip))):
         return tip
     if tip:
         raise _overtaken(hub, target, expected=parent)
     return None if parent in (None, TIP) else hub.listing(target.at(str(parent)))
-
-
-def _is_bare(listing: Listing) -> bool:
-    """Whether it is the commit that a server makes together with a repository."""
-    return not set(listing.commit.files) - _OWN
-
-
-def _measure(source: Path | bytes) -> _Local:
-    with reachable("cannot publish"), opened(source) as stream:
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        whole, block = hashlib.sha256(), memoryview(bytearray(1 << 20))
-        git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        while count := stream.readinto(block) or 0:
-            whole.update(block[:count])
-            git.update(block[:count])
-    info = FileInfo(size=size, digest=Digest(whole.hexdigest()))
-    return _Local(info=info, oid=git.hexdigest())
-
-
-def _check_result(repo: str, base: Listing | None, changes: Changes) -> None:
-    kept = set(base.commit.files) if base else set()
-    paths = (kept | set(changes)) - {path for path, source in changes.items() if source is None}
-    check_paths(dict.fromkeys(paths))
-    if not paths:
-        raise InvalidReference(f"{repo}: expected at least one file to publish, found none")
-
-
-def _wanted(base: Listing | None, changes: Changes, local: Mapping[str, _Local]) -> Changes:
-    """The changes that change something."""
-    if base is None:
-        return {path: source for path, source in changes.items() if source is not None}
-    files = base.commit.files
-    return {
-        path: source
-        for path, source in changes.items()
-        if (path in files if source is None else not local[path].is_same(base, path))
-    }
 
 
 def _publish(
@@ -173,11 +118,11 @@ def _publish(
     *,
     base: Listing | None,
     message: str,
-    local: Mapping[str, _Local],
+    local: Mapping[str, LocalFile],
 ) -> Commit:
     start = base or _begin(hub, target)
     made = _make_branch(hub, target, start)
-    wanted = _wanted(start, changes if base else _alone(start, changes), local)
+    wanted = changed(start, changes if base else alone(start, changes), local)
     try:
         id = _send(hub, target, wanted, message=message, parent=start)
     except BaseException:
@@ -202,12 +147,6 @@ def _begin(hub: HttpEndpoint, target: Reference) -> Listing | None:
         return hub.listing(target.at("main"))
     except RevisionNotFound:  # a server that makes repositories without a commit
         return None
-
-
-def _alone(start: Listing | None, changes: Changes) -> Changes:
-    """The changes and the removal of everything else, for a branch that is to have no parent."""
-    others = set(start.commit.files if start else ()) - _OWN - set(changes)
-    return {**changes, **dict.fromkeys(others)}
 
 
 def _make_branch(hub: HttpEndpoint, target: Reference, start: Listing | None) -> bool:
@@ -238,7 +177,7 @@ def _send(
     expected = parent.commit.id if parent else None
     with wrapped(f"{target} on {hub.name}: cannot be published"), quiet_bars():
         try:
-            for batch in _batches(operations)[:-1]:
+            for batch in batches(operations)[:-1]:
                 api(hub).preupload_lfs_files(
                     target.repo, batch, revision=target.revision, free_memory=False
                 )
@@ -257,16 +196,8 @@ def _send(
     return str(commit.oid)
 
 
-def _batches(operations: list[Any]) -> list[list[Any]]:
-    """Files to be sent one batch after the other: what is sent together is in memory together."""
-    files = {op.path_in_repo: op for op in operations if hasattr(op, "upload_info")}
-    sizes = {path: op.upload_info.size for path, op in files.items()}
-    groups = split(sizes, max(sizes.values(), default=0) + _TOGETHER)
-    return [[files[path] for path in group] for group in groups]
-
-
 def _verified(
-    hub: HttpEndpoint, reference: Reference, changes: Changes, local: Mapping[str, _Local]
+    hub: HttpEndpoint, reference: Reference, changes: Changes, local: Mapping[str, LocalFile]
 ) -> Commit:
     """Hold the new commit, as the server lists it, against what was sent."""
     listing = hub.listing(reference)
@@ -277,11 +208,7 @@ def _verified(
             f"{reference} on {hub.name}: was published, but the server has other content than "
             f"was sent for {', '.join(sorted(wrong)[:10])}"
         )
-    return _with_digests(listing.commit, local)
-
-
-def _with_digests(commit: Commit, local: Mapping[str, _Local]) -> Commit:
-    return replace(commit, files={**commit.files, **{p: file.info for p, file in local.items()}})
+    return with_digests(listing.commit, local)
 
 
 def _check_tag(hub: HttpEndpoint, target: Reference, tag: str, *, commit: str | None) -> bool:

@@ -13,8 +13,8 @@ from hubstate.fetching import Stored, portion_size, wanted_tensors
 from hubstate.filters import Filter, check_filter
 from hubstate.hub import Release
 from hubstate.manifest import TensorRecord, chunks
+from hubstate.opening import read_release
 from hubstate.progress import Hook
-from hubstate.release import read_release
 from hubstate.transport.chunks import Chunk
 from hubstate.values import replace
 from hubstate.warm.filling import prove_all
