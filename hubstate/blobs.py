@@ -101,7 +101,7 @@ def listed(folder: Path, pattern: str) -> list[Path]:
         names = os.listdir(folder)  # noqa: PTH208 - most are empty, and Path.glob is slow to see
     except OSError:
         return []
-    return [folder / name for name in sorted(fnmatch.filter(names, pattern))]
+    return [folder / name for name in sorted(fnmatch.filter(names, pattern))] if names else []
 
 
 def sync(path: Path) -> None:
@@ -251,7 +251,7 @@ class Blobs:
     def discard_temporaries(self, *, age: float = DAY, dry_run: bool = False) -> list[Path]:
         """Remove what killed writers left behind, once it is older than ``age`` seconds."""
         found = []
-        for path in self.temporaries.glob("*"):
+        for path in listed(self.temporaries, "*"):
             with contextlib.suppress(OSError):
                 if time.time() - last_write(path) > age:
                     if not dry_run:

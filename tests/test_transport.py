@@ -247,4 +247,4 @@ def test_connections_stop_where_they_stop_to_help() -> None:
 
 
 def test_a_busy_processor_gets_no_more_connections() -> None:
-    assert settle(Pace(), link=1e9, each=30e6, load=0.95) == FEWEST
+    assert settle(Pace(), link=1e9, each=30e6, load=0.65) == FEWEST

@@ -28,9 +28,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hubstate import settings
 from hubstate.blobs import listed
@@ -198,8 +197,7 @@ if hasattr(os, "register_at_fork"):  # a child has neither the thread nor the le
     os.register_at_fork(after_in_child=_pulse.__init__)  # type: ignore[misc]
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """A lease as it was at one moment."""
 
     data: bytes

@@ -13,7 +13,7 @@ import bisect
 import hashlib
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hubstate.digest import Digest
 from hubstate.header import Header, HeaderTensor
@@ -38,8 +38,7 @@ _TWIN = 64 << 10  # bytes of a chunk that is in a file twice, for it to be fetch
 _WASTE = 0.005  # of the wanted bytes: gaps that are fetched along rather than asked around
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Bytes ``start`` up to ``stop`` of a file, and their digest where it was published."""
 
     start: int

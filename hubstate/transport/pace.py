@@ -16,7 +16,7 @@ _WINDOW = 0.25  # seconds over which speed is measured
 _WARM_UP = 3.0  # seconds that new connections are given until their first bytes
 _GAIN = 1.2  # a doubling that brings less than this was not worth it
 _AGAIN = 5.0  # seconds until it is tried once more
-_BUSY = 0.85  # of all processors: more connections could only wait for them
+_BUSY = 0.6  # of all processors, and a near server takes some: more connections wait for them
 
 
 class Pace:
