@@ -128,7 +128,7 @@ class _Transfer:
 
     def _flush(self) -> None:
         """Keep the disk busy meanwhile; waiting for it at the end would take as long again."""
-        due = min(_FLUSH, max(_SHORTEST, (self._total - self._arrived) // 2))
+        due = min(_FLUSH, max(_SHORTEST, (self._total - self._arrived) // 4))
         idle = not (self._flusher and self._flusher.is_alive())
         if self._wanted > 1 and idle and self._arrived - self._flushed >= due:
             self._flushed = self._arrived
