@@ -25,11 +25,12 @@ from quick import publish_quickly, release_of
 from toys import Toy, toy
 
 from hubstate.bundle import export_bundle, import_bundle
+from hubstate.bundle.layout import blobs_of
 from hubstate.bundle.tar import TarWriter, read_tar
 from hubstate.cache import Cache, layers
 from hubstate.digest import Digest
 from hubstate.endpoints.folder import FolderEndpoint
-from hubstate.errors import Conflict, Damaged, DigestMismatch, InvalidSetting
+from hubstate.errors import Conflict, Damaged, DigestMismatch, InvalidSetting, Unreachable
 from hubstate.fetching import fetch
 from hubstate.hub import publish_files
 from hubstate.lock import LockFile, dump_lock, parse_lock, read_lock, write_lock
@@ -177,6 +178,21 @@ def test_an_import_can_be_repeated_and_a_later_one_moves_the_names(
     assert main.manifest == later.releases["org/name@main"].manifest
     old = lock.releases["org/name@main"]
     assert registry.resolve(old.places[1]).manifest == old.manifest, "by the digest it stays"
+
+
+def test_a_disk_without_the_room_is_refused_before_anything_is_written(
+    lock: LockFile, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(blobs_of(lock).values())
+    usage = shutil.disk_usage(tmp_path)._replace(free=size - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    for target, call in {
+        tmp_path / "far": lambda: import_bundle(bundle, tmp_path / "far"),
+        tmp_path / "b.tar": lambda: export_bundle(lock, tmp_path / "b.tar"),
+    }.items():
+        with pytest.raises(Unreachable, match=f"needs {size} bytes, and .* has {size - 1} left"):
+            call()
+        assert not target.exists()
 
 
 def test_an_import_does_not_move_what_was_published_there(bundle: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from hubstate.blobs import reachable, sync
-from hubstate.bundle.layout import blobs_of, describe
+from hubstate.bundle.layout import blobs_of, check_room, describe
 from hubstate.bundle.tar import TarWriter
 from hubstate.cache import Cache
 from hubstate.digest import Digest
@@ -46,13 +46,14 @@ def export_bundle(
     Raises:
         DigestMismatch: a registry has other files than the lock file says.
         HubstateError: a release cannot be had; see :func:`hubstate.hub.open_pinned`.
-        Unreachable: the file cannot be written.
+        Unreachable: the file cannot be written, or there is no room for it.
     """
-    cache = cache or Cache()
+    cache, total = cache or Cache(), sum(blobs_of(lock).values())
+    with reachable(f"{target} cannot be written"):
+        check_room(target.parent, total, what=str(target))
     with shared(quiet) as hook:
         found = at_once(lambda pin: _paths(pin, cache, hook), lock.releases.values())
     paths = {digest: path for part in found for digest, path in part.items()}
-    total = sum(blobs_of(lock).values())
     shown = bar(target.name, total=total) if progress is None else nullcontext(progress)
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
     with reachable(f"{target} cannot be written"):

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
 from hubstate.blobs import FileInfo, Stream, reachable
-from hubstate.bundle.layout import AUTHOR, DATE, blobs_of, commit_of, describe, is_mutable
+from hubstate.bundle.layout import (
+    AUTHOR,
+    DATE,
+    blobs_of,
+    check_room,
+    commit_of,
+    describe,
+    is_mutable,
+)
 from hubstate.bundle.tar import Member, read_tar
 from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit
@@ -18,7 +25,7 @@ from hubstate.endpoints.moves import push_move
 from hubstate.endpoints.records import dump_commit
 from hubstate.endpoints.shelf import Shelf, commit_id
 from hubstate.endpoints.writing import set_tag
-from hubstate.errors import Conflict, Damaged, Unreachable
+from hubstate.errors import Conflict, Damaged
 from hubstate.lock import NAME, LockFile, Pin, parse_lock
 from hubstate.progress import Hook, bar
 from hubstate.values import frozen
@@ -54,7 +61,7 @@ def import_bundle(path: Path, registry: Path, *, progress: Hook | None = None) -
         try:
             members = read_tar(file)
             lock, first = _read_description(members)
-            _check_room(registry, blobs_of(lock), path)
+            check_room(registry, sum(blobs_of(lock).values()), what=str(path))
             shelf = Shelf(Path(os.path.abspath(registry)))  # noqa: PTH100
             _check_free(shelf, lock)
             shelf.create()
@@ -105,15 +112,6 @@ def _read(stream: Stream, size: int) -> bytes:
     while view and (count := stream.readinto(view) or 0):
         view = view[count:]
     return bytes(buffer)
-
-
-def _check_room(registry: Path, blobs: Mapping[Digest, int], path: Path) -> None:
-    folder = registry
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    room, size = shutil.disk_usage(folder).free, sum(blobs.values())
-    if room < size:
-        raise Unreachable(f"{path} needs {size} bytes, and {registry} has {room} left")
 
 
 def _add_blobs(shelf: Shelf, lock: LockFile, members: Iterable[Member], hook: Hook) -> None:

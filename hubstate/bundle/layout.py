@@ -15,6 +15,7 @@ Unpacked by any means, it is a registry.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,10 +25,10 @@ from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit
 from hubstate.endpoints.moves import push_move
 from hubstate.endpoints.shelf import Kind, Shelf
-from hubstate.errors import Damaged
+from hubstate.errors import Damaged, Unreachable
 from hubstate.lock import NAME, LockFile, Pin, dump_lock
 
-__all__ = ["AUTHOR", "DATE", "blobs_of", "commit_of", "describe", "is_mutable"]
+__all__ = ["AUTHOR", "DATE", "blobs_of", "check_room", "commit_of", "describe", "is_mutable"]
 
 AUTHOR = "hubstate bundle"
 DATE = datetime.fromtimestamp(0, UTC)
@@ -105,3 +106,18 @@ def blobs_of(lock: LockFile) -> Mapping[Digest, int]:
             if sizes.setdefault(info.digest, info.size) != info.size:
                 raise Damaged(f"{pin.reference}: {path}: {info.digest} has two sizes")
     return {digest: sizes[digest] for digest in sorted(sizes, key=lambda digest: digest.hex)}
+
+
+def check_room(place: Path, size: int, *, what: str) -> None:
+    """Refuse what does not fit on a disk, before the first byte of it is written.
+
+    Raises:
+        Unreachable: there is less room than so many bytes.
+        OSError: the disk cannot be asked.
+    """
+    folder = place
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    room = shutil.disk_usage(folder).free
+    if room < size:
+        raise Unreachable(f"{what} needs {size} bytes, and {place} has {room} left")

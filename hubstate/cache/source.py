@@ -132,7 +132,8 @@ class Source:
         """
         if not self.is_cut_off:
             missing = sum(self.room(name, self.info(name).size or 0) for name in names)
-            self.cache.ready(missing, f"{len(names)} files of {self.where}")
+            what = f"{len(names)} files" if len(names) > 1 else "".join(names)
+            self.cache.ready(missing, f"{what} of {self.where}")
 
     def room(self, name: str, size: int) -> int:
         """What so many bytes of a file will take on the disk, that nothing has brought yet."""
