@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Release",
+    "is_here",
     "open_pinned",
     "open_registry",
     "open_release",
@@ -104,7 +105,8 @@ def open_pinned(
     """The release that a lock file pins, from whichever registry has it.
 
     ``registry`` is asked first, then the one in the lock file, then the configured one; each of
-    them only if none is known, from the cache, to have the release.
+    them only if none is known, from the cache, to have the release, and the cache has not all of
+    its files from another one.
 
     Raises:
         DigestMismatch: a registry has other files there.
@@ -129,13 +131,25 @@ def _locate(
     for endpoint, place in itertools.product(endpoints, pin.places):
         if known := cache.known(endpoint.name, place):
             return endpoint, place, cache.record(endpoint.name, place, known.commit, known=known)
+    here = endpoints[0], pin.places[0], pin.release
+    if is_here(pin, cache):
+        return here
     errors: list[Exception] = []
     for endpoint in endpoints:
         try:
             return (endpoint, *_ask(endpoint, pin, cache))
         except (NotFound, Unreachable) as error:
             errors.append(error)
+    if is_here(pin, cache, part=True):
+        return here
     raise errors[0]
+
+
+def is_here(pin: Pin, cache: Cache, *, part: bool = False) -> bool:
+    """Whether a cache has what is pinned, from whichever registry; ``part``: its manifest, and
+    so maybe the tensors that are wanted of it."""
+    wanted = [pin.manifest] if part and pin.manifest else [i.digest for i in pin.files.values()]
+    return all(digest and cache.find(digest).path for digest in wanted)
 
 
 def _ask(endpoint: Endpoint, pin: Pin, cache: Cache) -> tuple[Reference, Commit]:

@@ -22,7 +22,14 @@ from hubstate import settings, warm
 from hubstate.blobs import FileInfo
 from hubstate.cache import Cache
 from hubstate.digest import Digest
-from hubstate.errors import DigestMismatch, InvalidSetting, NotFound, Offline, Unreachable
+from hubstate.errors import (
+    DigestMismatch,
+    HubstateError,
+    InvalidSetting,
+    NotFound,
+    Offline,
+    Unreachable,
+)
 from hubstate.fetching import fetch
 from hubstate.filters import only, without
 from hubstate.lock import LockFile, write_lock
@@ -322,6 +329,26 @@ def test_afterwards_nothing_is_asked_offline(hub: Hub, model: Toy, with_lock: bo
     asked = len(hub.seen)
     assert load(HUBSTATE_OFFLINE="1") == expected(model)
     assert len(hub.seen) == asked
+
+
+def test_afterwards_what_is_pinned_needs_no_registry_to_be_named(hub: Hub, model: Toy) -> None:
+    """A job's environment may name none, or another one: the content is pinned, and here."""
+    hub.files.update(release_of(model))
+    lock("org/name")
+    warm.warm(warm.named(["org/name"]))
+    for place in ("https://mirror.invalid", "nowhere"):
+        os.environ |= {"HUBSTATE_REGISTRY": place, "HUBSTATE_OFFLINE": "1", "HUBSTATE_FROZEN": "1"}
+        assert toy(pretrained="org/name").fc.bias.equal(model.fc.bias)
+        assert [proof.complete for proof in warm.check(warm.named(["org/name"]))] == [True]
+        assert fetch("org/name").traffic.downloaded == 0
+        blob(hub.files["README.md"]).unlink()
+        assert toy(pretrained="org/name").fc.bias.equal(model.fc.bias)
+        with pytest.raises(HubstateError, match=r"README\.md"):
+            fetch("org/name")
+        (proof,) = warm.check(warm.named(["org/name"]))
+        assert {f.name for f in proof.files if f.problem} == {"README.md"}
+        os.environ |= {"HUBSTATE_REGISTRY": hub.base, "HUBSTATE_OFFLINE": "0"}
+        fetch("org/name")
 
 
 def test_afterwards_the_network_may_be_cut(hub: Hub, model: Toy) -> None:

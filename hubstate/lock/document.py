@@ -31,6 +31,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field
+from datetime import UTC, datetime
 from typing import Any
 
 from hubstate.blobs import FileInfo, check_info
@@ -82,6 +83,19 @@ class Pin:
         """References under which a registry may have the release, the likeliest first."""
         revisions = [self.commit, str(self.manifest) if self.manifest else None, self.tag]
         return tuple(self.reference.at(revision) for revision in revisions if revision)
+
+    @property
+    def release(self) -> Commit:
+        """The commit, as far as the lock file tells of it."""
+        return Commit(
+            repo=self.reference.repo,
+            id=self.commit,
+            parent=None,
+            message="",
+            author="",
+            date=datetime.fromtimestamp(0, UTC),
+            files=dict(self.files),
+        )
 
     def check(self, commit: Commit) -> None:
         """Hold a commit against the pin; digests that a registry does not state are not missed.

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hubstate.cache import Cache, Source
 from hubstate.cache.partials import read_partial
 from hubstate.digest import hash_file, hash_ranges
+from hubstate.endpoints import Commit, Endpoint
 from hubstate.errors import DigestMismatch, HubstateError, Offline
 from hubstate.fetching import Stored, portion_size, wanted_tensors
 from hubstate.filters import Filter, check_filter
-from hubstate.hub import Release
+from hubstate.hub import Release, is_here
 from hubstate.manifest import TensorRecord, chunks
 from hubstate.opening import read_release
 from hubstate.progress import Hook
+from hubstate.reference import Reference
 from hubstate.transport.chunks import Chunk
 from hubstate.values import replace
 from hubstate.warm.filling import prove_all
@@ -60,23 +63,22 @@ class _Recalled(Source):
 
 
 def _recall(wanted: Wanted, cache: Cache) -> Release:
-    for endpoint in wanted.endpoints:
-        for place in wanted.places:
-            known = cache.known(endpoint.name, place)
-            if known is None:
-                continue
-            commit = known.commit
-            if wanted.pin:
-                wanted.pin.check(commit)
-                commit = replace(commit, files=dict(wanted.pin.files))
-            source = _Recalled(
-                endpoint=endpoint,
-                cache=cache,
-                reference=place,
-                commit=commit,
-                infos=dict(commit.files),
-            )
-            return replace(read_release(source), reference=wanted.reference)
+    endpoint, place, commit = _locate(wanted, cache)
+    if wanted.pin:
+        wanted.pin.check(commit)
+        commit = replace(commit, files=dict(wanted.pin.files))
+    source = _Recalled(
+        endpoint=endpoint, cache=cache, reference=place, commit=commit, infos=dict(commit.files)
+    )
+    return replace(read_release(source), reference=wanted.reference)
+
+
+def _locate(wanted: Wanted, cache: Cache) -> tuple[Endpoint, Reference, Commit]:
+    for endpoint, place in itertools.product(wanted.endpoints, wanted.places):
+        if known := cache.known(endpoint.name, place):
+            return endpoint, place, known.commit
+    if wanted.pin and is_here(wanted.pin, cache, part=True):
+        return wanted.endpoints[0], wanted.places[0], wanted.pin.release
     folders = ", ".join(map(str, cache.folders))
     raise Offline(f"{wanted.reference} is not in the cache ({folders}): run 'hubstate warm'")
 
