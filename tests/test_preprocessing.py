@@ -73,6 +73,19 @@ def test_integers_that_are_no_pixels_are_refused() -> None:
         PLAIN(torch.zeros(8, 8, 3, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("image", ["a.jpg", Path("a.jpg"), None])
+def test_what_is_no_image_is_refused(image: Any) -> None:
+    with pytest.raises(TypeError, match=f"or a PIL image, found a {type(image).__name__}"):
+        PLAIN(image)
+
+
+def test_an_unknown_layout_and_an_image_without_pixels_are_refused() -> None:
+    with pytest.raises(ValueError, match="layout: expected HWC or CHW, found 'NCHW'"):
+        PLAIN(picture(9, 9), layout="NCHW")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"with pixels, found \(0, 3, 9, 9\)"):
+        PLAIN(torch.zeros(0, 3, 9, 9))
+
+
 def test_an_ambiguous_image_is_read_as_it_is_told() -> None:
     image = picture(3, 9)
     assert torch.equal(
@@ -129,6 +142,7 @@ def test_the_shorter_side_becomes_exactly_what_the_builder_says(resize: int) -> 
         ({"input_size": [3, 0, 8]}, "sizes from 1"),
         ({"input_size": [3, "x", 8]}, "preprocessing"),
         ({"input_size": [3, 8, 8], "mean": [0.5]}, "mean: expected 3 numbers, found 1"),
+        ({"input_size": [3, 8, 8], "mean": 0.5}, "mean: expected a number for each channel"),
         ({"input_size": [1, 8, 8], "std": [0.0]}, "std"),
         ({"input_size": [3, 8, 8], "interpolation": "magic"}, "magic"),
         ({"input_size": [3, 8, 8], "crop_pct": 1.5}, "crop_pct"),

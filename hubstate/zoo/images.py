@@ -28,6 +28,7 @@ from hubstate.zoo.inputs import input_problems
 __all__ = ["Preprocessing"]
 
 Layout = Literal["HWC", "CHW"]
+_LAYOUTS = ("HWC", "CHW")
 _MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}
 _TOLERANCE = 1e-6  # 224 / (224 / 232) is a hair below 232 in floating point
 
@@ -74,8 +75,8 @@ class Preprocessing:
             channels, height, width = (int(str(side)) for side in size)
             return cls(
                 input_size=(channels, height, width),
-                mean=_numbers(data.get("mean")),
-                std=_numbers(data.get("std")),
+                mean=_numbers(data, "mean"),
+                std=_numbers(data, "std"),
                 interpolation=str(data.get("interpolation", "bilinear")),
                 crop_pct=float(str(data.get("crop_pct", 1.0))),
             )
@@ -97,7 +98,8 @@ class Preprocessing:
             float32 (C, height, width), or (N, C, height, width) of a batch, on the image's device.
 
         Raises:
-            ValueError: another shape or dtype; or the layout could be both.
+            TypeError: something that is no image.
+            ValueError: another shape, dtype or layout; or the layout could be both.
         """
         pixels, batched = self._pixels(_as_tensor(image), layout)
         inputs = self.normalise(self._crop(self._resize(pixels)))
@@ -114,13 +116,17 @@ class Preprocessing:
     def _pixels(self, image: Tensor, layout: Layout | None) -> tuple[Tensor, bool]:
         """(N, C, H, W) as it came, and whether it came as a batch."""
         channels = self.input_size[0]
+        if layout not in (None, *_LAYOUTS):
+            raise ValueError(f"layout: expected {' or '.join(_LAYOUTS)}, found {layout!r}")
+        if 0 in image.shape:
+            raise ValueError(f"expected an image with pixels, found {tuple(image.shape)}")
         if channels == 1 and layout is None and 1 not in (image.shape[-1], *image.shape[-3:-2]):
             image, layout = image.unsqueeze(-1), "HWC"
         if image.ndim not in (3, 4):
             raise ValueError(f"expected an image of 3 dimensions, found {tuple(image.shape)}")
         if (layout or self._layout(image)) == "HWC":
             image = image.movedim(-1, -3)
-        if image.shape[-3] != channels or 0 in image.shape:
+        if image.shape[-3] != channels:
             raise ValueError(f"expected {channels} channels, found {tuple(image.shape)} in CHW")
         if image.dtype != torch.uint8 and not image.is_floating_point():
             raise ValueError(f"expected uint8 or floating point, found {image.dtype}")
@@ -171,8 +177,11 @@ class Preprocessing:
         return pixels[..., top : top + height, left : left + width]
 
 
-def _numbers(value: Any) -> tuple[float, ...]:
-    return tuple(float(number) for number in value or ())
+def _numbers(data: Mapping[str, Json], name: str) -> tuple[float, ...]:
+    values: Any = data.get(name) or ()
+    if isinstance(values, str | bytes | int | float):
+        raise TypeError(f"{name}: expected a number for each channel, found {values!r}")
+    return tuple(float(number) for number in values)
 
 
 def _as_tensor(image: Any) -> Tensor:
@@ -180,4 +189,8 @@ def _as_tensor(image: Any) -> Tensor:
         return image
     import numpy as np
 
-    return torch.from_numpy(np.array(image))  # a copy: PIL's memory cannot be written to
+    array = np.array(image)  # a copy: PIL's memory cannot be written to
+    if array.dtype.kind not in "biufc":
+        found = type(image).__name__
+        raise TypeError(f"expected a tensor, an array or a PIL image, found a {found}")
+    return torch.from_numpy(array)
