@@ -38,6 +38,7 @@ def find_naming(
         The function from old to new name, None where names stay; and the rules that match nothing.
 
     Raises:
+        TypeError: the rules are no mapping.
         ValueError: a rule that is no regular expression.
 
     >>> naming, unused = find_naming(["module.net.w"], [], {"^net": "body", "^x": ""}, {"body"})
@@ -73,7 +74,10 @@ def _find_cut(names: Sequence[str], modules: Collection[str]) -> _Naming | None:
 
 
 class _Rename:
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: object) -> None:
+        if not isinstance(rules, Mapping):
+            found = type(rules).__name__
+            raise TypeError(f"rename: expected a mapping, pattern to replacement, found a {found}")
         self.rules = [(_compile(rule), replacement) for rule, replacement in rules.items()]
 
     def __call__(self, name: str) -> str:

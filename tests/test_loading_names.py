@@ -126,6 +126,11 @@ def test_rules_rename_the_names_of_the_source() -> None:
     assert torch.equal(dst.fc.weight, src["backbone.fc.kernel"])
 
 
+def test_rules_that_are_no_mapping_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"rename: expected a mapping.* found a function"):
+        loadmodel(net(), net(), rename=lambda name: name)  # type: ignore[arg-type]
+
+
 def test_rules_rename_modules_too() -> None:
     src = nn.Sequential(OrderedDict(old=nn.Linear(1, 1), relu=nn.ReLU()))
     dst = nn.Sequential(OrderedDict(fc=nn.Linear(1, 1), act=nn.ReLU()))

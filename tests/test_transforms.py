@@ -81,6 +81,18 @@ def test_a_split_of_unequal_sizes_along_another_axis() -> None:
     assert torch.equal(found["c"], numbered(2, 3)[:, 1:])
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"fuse": ["a", "b"], "to": "c"}, "c: fuse: of several dtypes: float16, float32"),
+        ({"split": "a", "to": ["c", "d"], "axis": 2}, r"a: split: \(2, 3\): there is no axis 2"),
+    ],
+)
+def test_no_rule_widens_a_tensor_or_makes_an_axis(rule: Any, said: str) -> None:
+    with pytest.raises(StructureMismatch, match=said):
+        resolve([rule], {"a": numbered(2, 3), "b": numbered(2, 3).half()})
+
+
 def test_a_flipped_kernel_turns_convolution_into_correlation() -> None:
     found = made([{"flip": "w", "axes": [2, 3]}], {"w": numbered(1, 1, 2, 2)})
     assert found["w"].flatten().tolist() == [3, 2, 1, 0]

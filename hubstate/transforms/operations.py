@@ -123,10 +123,12 @@ def _split(rule: Split, nodes: Mapping[str, Node]) -> Outcome:
 def _parts(rule: Split, node: Node, names: Sequence[str]) -> dict[str, Node]:
     if len(set(names)) < len(names):
         raise ValueError(f"several parts are to be called {names[0]}")
-    length, count = node.form.shape[rule.axis], len(names)
+    shape = tuple(node.form.shape)
+    if not -len(shape) <= rule.axis < len(shape):
+        raise ValueError(f"{shape}: there is no axis {rule.axis}")
+    length, count = shape[rule.axis], len(names)
     sizes = rule.sizes or (length // count,) * count
     if sum(sizes) != length or len(sizes) != count:
-        shape = tuple(node.form.shape)
         raise ValueError(f"{shape}: axis {rule.axis} does not split into {sizes}")
     return {name: made(_Part(sizes, index, rule.axis), node) for index, name in enumerate(names)}
 
@@ -160,7 +162,7 @@ def _fuse(rule: Fuse, nodes: Mapping[str, Node]) -> Outcome:
             problems.append((target, f"nothing matches {', '.join(absent)}"))
             continue
         try:
-            whole = made(lambda *t: torch.cat(t, rule.axis), *(nodes[name] for name in names))
+            whole = made(lambda *t: _cat(t, rule.axis), *(nodes[name] for name in names))
         except MISFITS as error:
             problems.append((target, said(error)))
             continue
@@ -176,6 +178,13 @@ def _fuse(rule: Fuse, nodes: Mapping[str, Node]) -> Outcome:
         exact=exact,
         undo=undo,
     )
+
+
+def _cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
+    if len(dtypes) > 1:  # torch would widen them, and nobody would hear of it
+        raise ValueError(f"of several dtypes: {', '.join(dtypes)}")
+    return torch.cat(list(tensors), axis)
 
 
 def _fuse_back(target: str, names: Sequence[str], nodes: Mapping[str, Node], axis: int) -> Split:
