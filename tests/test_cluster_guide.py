@@ -17,22 +17,17 @@ from hubstate.hub import tag_commit
 from hubstate.zoo.resnet import resnet18_small
 
 GUIDE = (Path(__file__).parents[1] / "docs/guides/cluster.md").read_text()
-BLOCKS = re.findall(r"```(bash|yaml)\n(.*?)```", GUIDE, re.DOTALL)
-NAMED = {name: text for _, text in BLOCKS for name in re.findall(r"^# (\w+\.sh)", text, re.M)}
+BLOCKS = re.findall(r"```(bash|yaml|python)\n(.*?)```", GUIDE, re.DOTALL)
+NAMED = {n: text for _, text in BLOCKS for n in re.findall(r"^# (\w+\.(?:sh|py))", text, re.M)}
 JOB = next(text for kind, text in BLOCKS if kind == "yaml")
-EVALUATE = """
-import sys
-from hubstate.zoo import resnet18_small
-model = resnet18_small(pretrained="org/digits", width=8, num_classes=10, in_chans=1)
-print("done", sys.argv[1])
-"""
+EVALUATE = NAMED.pop("evaluate.py")
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with the release that the guide is about."""
     folder = tmp_path_factory.mktemp("guide") / "registry"
-    model = resnet18_small(width=8, num_classes=10, in_chans=1)
+    model = resnet18_small(num_classes=10, in_chans=1)
     commit = publish_quickly(model, "org/digits", seed=0, registry=folder)
     tag_commit("org/digits", "v1", commit=commit.id, registry=folder)
     return folder
@@ -99,12 +94,15 @@ def containers(job: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 def test_the_commands_of_the_job_do_what_it_says(project: Path) -> None:
     run("pin.sh")
     job = pytest.importorskip("yaml").safe_load(JOB)
+    registry = os.environ.pop("HUBSTATE_REGISTRY")
     for kind in ("initContainers", "containers"):
         for container in containers(job, kind):
-            values = {one["name"]: one["value"] for one in container["env"]}
+            values = {one["name"]: one.get("value", "secret") for one in container["env"]}
             values = {k: v.replace("/models", os.environ["SCRATCH"]) for k, v in values.items()}
+            if "HUBSTATE_REGISTRY" in values:
+                values["HUBSTATE_REGISTRY"] = registry
             out = run(*container["command"], JOB_COMPLETION_INDEX="3", **values)
-        shutil.rmtree(os.environ["HUBSTATE_REGISTRY"], ignore_errors=True)
+        shutil.rmtree(registry, ignore_errors=True)
     assert out == "done 3\n"
     volumes = {volume["name"] for volume in job["spec"]["template"]["spec"]["volumes"]}
     mounts = [
