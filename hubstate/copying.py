@@ -64,7 +64,7 @@ def copy_stream(
         OSError: the stream cannot be read, or the file not written.
     """
     hasher, size = hashlib.sha256(), 0
-    block = memoryview(bytearray(_BLOCK))
+    block = memoryview(bytearray(_BLOCK if limit is None else min(_BLOCK, limit + 1)))
     if isinstance(stream, io.FileIO) and hasattr(os, "copy_file_range") and stream.seekable():
         size = _copy_file(
             stream, descriptor, block=block, update=hasher.update, limit=limit, progress=progress

@@ -7,18 +7,20 @@ Ctrl-C would sit through every transfer that is under way.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-__all__ = ["at_once"]
+__all__ = ["at_once", "in_turn"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 _COUNT = 8
+_WAITING = 0.005  # seconds of a call in which nothing was computed, beside as many in which it was
 
 
 def at_once(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -52,6 +54,28 @@ def at_once(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
         raise
     finally:
         tasks.clear()
+
+
+def in_turn(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """What a call returns for each item, for calls that are not expected to wait for anything.
+
+    Threads would only take turns with the interpreter, which costs as much again. After a call that
+    did wait, for a disk that is across a network for instance, the rest are made at one time.
+
+    Raises:
+        Exception: the error of a call, the first one but for those that are made at one time.
+
+    >>> in_turn(len, ["a", "bcd"])
+    [1, 3]
+    """
+    done: list[R] = []
+    for item in items:
+        began, work = time.perf_counter(), time.thread_time()
+        done.append(call(item))
+        work = time.thread_time() - work
+        if time.perf_counter() - began > 2 * work + _WAITING:
+            return done + at_once(call, items[len(done) :])
+    return done
 
 
 def _work(call: Callable[[T], R], tasks: deque[tuple[T, Future[R]]]) -> None:

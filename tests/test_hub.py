@@ -78,8 +78,8 @@ class Server:
         if not self.up:
             raise Unreachable(f"{self.name}: connection refused")
 
-    def ask_ahead(self, references: Sequence[Reference]) -> None:
-        pass
+    def ask_ahead(self, references: Sequence[Reference]) -> int:
+        return 0
 
     def holds(self, commit: Commit, path: str) -> bool:
         return False

@@ -11,6 +11,7 @@ from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit
 from hubstate.manifest import FileRecord
 from hubstate.transport.chunks import Chunk, tile
+from hubstate.transport.convoy import Convoy
 from hubstate.transport.pace import Pace
 
 __all__ = ["Batch"]
@@ -24,6 +25,8 @@ class Batch:
     def __init__(self) -> None:
         self._searched: frozenset[Digest] = frozenset()
         self._donors: dict[Digest, Place] = {}
+        self.convoy = Convoy()
+        """Where they are until they are whole."""
 
     def search(
         self, cache: Cache, records: Collection[FileRecord], *, near: Sequence[Commit]

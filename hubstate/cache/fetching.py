@@ -14,6 +14,7 @@ tells whether a range is what was published; that no bit has changed since it ar
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from hubstate.blobs import Blobs, make_folders, reachable
 from hubstate.cache.layers import Cache
-from hubstate.cache.partials import Partials, find_parts
+from hubstate.cache.partials import MANY, Partials, find_parts
 from hubstate.cache.receipts import write_receipt
 from hubstate.digest import Digest, hash_file
 from hubstate.endpoints.base import Commit
@@ -41,6 +42,7 @@ from hubstate.transport.chunks import (
     twins,
     union,
 )
+from hubstate.transport.convoy import unpack
 from hubstate.transport.engine import Read, transfer
 from hubstate.transport.part import Part, adopt_run, room_of, runs_in, start_run
 from hubstate.values import frozen
@@ -162,7 +164,7 @@ def _filling(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Iterator[
     partials = Partials(folder, remote.key)
     what = f"{remote.what}: cannot be written to the cache {folder}"
     with reachable(what):
-        part = _begin(partials.folder)
+        part = _begin(folder, remote)
     try:
         with part:
             size = sum(b - a for a, b in wanted)
@@ -182,8 +184,13 @@ def _filling(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Iterator[
             partials.folder.rmdir()
 
 
-def _begin(place: Path) -> Part:
+def _begin(folder: Path, remote: Remote) -> Part:
     """A run in a folder, which whoever leaves it empty removes, maybe at this moment."""
+    home = folder / "partial"
+    place = home / remote.key
+    unpack(home / MANY, home)
+    if remote.batch and not os.path.isdir(place):  # noqa: PTH112 - nothing to go on with
+        return remote.batch.convoy.begin(home / MANY, remote.key)
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError):
             make_folders(place, durable=False)
@@ -208,9 +215,8 @@ def _adopt(place: Path) -> Part:
 
 def _take_over(cache: Cache, remote: Remote, part: Part) -> None:
     """Copy what other runs and partial files of this file have, if it is what was published."""
-    known = {chunk for chunk in remote.tiles if chunk.digest}
     for path, chunks in find_parts(cache.folders, remote.key):
-        have = part.covered
+        known, have = {chunk for chunk in remote.tiles if chunk.digest}, part.covered
         fitting = [chunk for chunk in chunks if not remote.sealed or chunk in known]
         absent = [c for c in fitting if not is_covered((c.start, c.stop), have)]
         if absent:
@@ -242,6 +248,8 @@ def _reuse(
     if _size(missing) < _LEAST:
         return 0
     places = _places(cache, remote, missing)
+    if not places:
+        return 0
     rest = {chunk for chunk in missing if chunk.digest not in places}
     along = set(bridge(missing, rest))
     copies: dict[Path, list[tuple[Chunk, int]]] = {}
@@ -287,6 +295,8 @@ def _missing(remote: Remote, part: Part, wanted: Sequence[Range]) -> list[Chunk]
     have = part.covered
     if not remote.tiles:
         return cut(subtract(wanted, have))
+    if remote.sealed and not have and wanted == [(0, remote.size)]:
+        return list(remote.tiles)
     absent = [t for t in remote.tiles if not is_covered((t.start, t.stop), have)]
     inside = {t for t in absent if is_covered((t.start, t.stop), wanted)}
     chosen = bridge(absent, inside)

@@ -77,10 +77,10 @@ def take_turns(
 
 def held(folder: Path | None) -> dict[Path, bytes]:
     """The leases of other processes in a cache folder, each as its holder wrote it."""
-    own = _pulse.paths
+    own, mine = _pulse.paths, _mark()  # one that was just made is not among the paths yet
     paths = [p for p in listed(folder / "leases", "*") if p not in own] if folder else []
     found = {path: seen.data for path in paths if not path.suffix and (seen := _look(path))}
-    return {path: data for path, data in found.items() if data}
+    return {path: data for path, data in found.items() if data and not data.endswith(mine)}
 
 
 def discard_leases(folder: Path, *, age: float, dry_run: bool = False) -> list[Path]:
@@ -135,15 +135,15 @@ def _create(path: Path) -> int:
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, flags, 0o666)
-    holder = {
-        "host": platform.node(),
-        "machine": _machine(),
-        "pid": os.getpid(),
-        "turn": os.urandom(4).hex(),
-    }
+    turn = json.dumps({"host": platform.node(), "turn": os.urandom(4).hex()}).encode()
     with contextlib.suppress(OSError):  # an empty one serves as well
-        os.write(descriptor, json.dumps(holder).encode())
+        os.write(descriptor, turn[:-1] + b", " + _mark())
     return descriptor
+
+
+def _mark() -> bytes:
+    """What every lease of this process ends with, and no other."""
+    return b'"machine": "%s", "pid": %d}' % (_machine().encode(), os.getpid())
 
 
 class _Pulse:

@@ -6,6 +6,7 @@
     ├── <16 hex>.part              as long as the file, with holes; the name is that of its ranges
     ├── <16 hex>.json              {"digest": …, "facts": …, "ranges": [[start, stop, sha256], …]}
     └── run-…/                     a transfer, see hubstate.transport.part
+    FOLDER/partial/many/run-…/     transfers of several files, see hubstate.transport.convoy
 
 A partial file never loses a range, so that a path stays good once it was given to somebody: one
 that has more is put in its place, as a link. The record holds while the file's size, time of
@@ -23,14 +24,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hubstate.blobs import DAY, listed, write_file
+from hubstate.blobs import DAY, listed, make_folders, write_file
 from hubstate.cache.receipts import facts_of
 from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
+from hubstate.transport.convoy import find_members
 from hubstate.transport.part import Part, read_journal, room_of, runs_in
 from hubstate.values import frozen
 
 __all__ = [
+    "MANY",
     "Partial",
     "Partials",
     "discard_partials",
@@ -38,6 +41,9 @@ __all__ = [
     "partial_digests",
     "read_partial",
 ]
+
+MANY = "many"
+"""The folder among those of the keys in which several files have one run."""
 
 
 @frozen
@@ -87,6 +93,7 @@ class Partials:
         Raises:
             OSError: the folder cannot be written.
         """
+        make_folders(self.folder, durable=False)
         chunks = tuple(sorted(part.have, key=lambda chunk: chunk.start))
         path = self.folder / f"{seal(chunks).hex[:16]}.part"
         self._record(path, chunks, part.move(path), digest)
@@ -165,6 +172,7 @@ def find_parts(folders: Iterable[Path], key: str) -> Iterator[tuple[Path, Sequen
             yield partial.path, partial.chunks
         for run in runs_in(partials.folder):
             yield run / "part", read_journal(run / "journal")
+        yield from find_members(folder / "partial" / MANY, key)
 
 
 def partial_digests(folders: Iterable[Path]) -> set[Digest]:

@@ -139,10 +139,10 @@ class Releases:
         """
         mark = Path(f"{self._endpoint(endpoint)}/endpoint.json")
         if not mark.exists():
-            self._write(mark, dump_record({"name": endpoint}))
+            self._write(mark, dump_record({"name": endpoint}, indent=None))
         self._record_commit(endpoint, commit)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        record = dump_record({"commit": commit.id, "resolved": now})
+        record = dump_record({"commit": commit.id, "resolved": now}, indent=None)
         self._write(self._revision(endpoint, reference), record)
 
     def learn(self, endpoint: str, reference: Reference, commit: Commit) -> None:
@@ -165,7 +165,7 @@ class Releases:
             merged = merge_digests(commit, known)
             if merged != known:
                 path = self._commit_record(endpoint, commit)
-                self._write(path, dump_commit(merged))
+                self._write(path, dump_commit(merged, indent=None))
 
     def _write(self, path: Path, data: bytes) -> None:
         write_file(path, data, temporaries=self.folder / "tmp", durable=False)

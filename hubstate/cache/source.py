@@ -130,7 +130,7 @@ class Source:
         Raises:
             Unreachable: the cache has no room for all of them, or cannot be written.
         """
-        if not self.is_cut_off:
+        if not self.is_cut_off and not self.batch:  # which was looked at as a whole
             missing = sum(self.room(name, self.info(name).size or 0) for name in names)
             what = f"{len(names)} files" if len(names) > 1 else "".join(names)
             self.cache.ready(missing, f"{what} of {self.where}")

@@ -96,8 +96,8 @@ class Endpoint(Protocol):
         """A folder on the registry's own disk; what is published from below it is moved there."""
         ...
 
-    def ask_ahead(self, references: Sequence[Reference]) -> None:
-        """Find out about many references together, where that is quicker, before they are asked."""
+    def ask_ahead(self, references: Sequence[Reference]) -> int:
+        """Find out what references mean, where that is quicker for many; of how many it was."""
         ...
 
     def resolve(self, reference: Reference) -> Commit:

@@ -71,8 +71,9 @@ class FolderEndpoint:
 
     # Reading
 
-    def ask_ahead(self, references: Sequence[Reference]) -> None:
-        """Nothing: each answer takes a few reads."""
+    def ask_ahead(self, references: Sequence[Reference]) -> int:
+        """0: each answer takes a few reads."""
+        return 0
 
     def holds(self, commit: Commit, path: str) -> bool:
         """False: what is read is on the disk."""

@@ -138,8 +138,8 @@ class HttpEndpoint:
         for path, oid in listing.oids.items():
             self._oids[listing.commit.id, path] = oid
 
-    def ask_ahead(self, references: Sequence[Reference]) -> None:
-        """Have many references answered at once, if the server can do that.
+    def ask_ahead(self, references: Sequence[Reference]) -> int:
+        """Have many references answered at once, if the server can do that; how many it answered.
 
         The answers are given by the next :meth:`resolve` of each; and of the small files that
         came along, by :meth:`read`.
@@ -151,6 +151,7 @@ class HttpEndpoint:
             for path, data in told.files.items():
                 if (room := room - len(data)) >= 0:
                     self._held[commit.repo, commit.id, path] = data
+        return len(self._told)
 
     def holds(self, commit: Commit, path: str) -> bool:
         """Whether the content of a file has come with an answer."""

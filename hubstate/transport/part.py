@@ -33,7 +33,18 @@ from hubstate.transport.chunks import Chunk, Range, union
 if TYPE_CHECKING:
     from hubstate.transport.copies import Copy
 
-__all__ = ["Part", "adopt_run", "read_journal", "room_of", "runs_in", "start_run"]
+__all__ = [
+    "Part",
+    "adopt_run",
+    "is_own",
+    "lines_of",
+    "lock_run",
+    "new_run",
+    "read_journal",
+    "room_of",
+    "runs_in",
+    "start_run",
+]
 
 _LINE = re.compile(rb"(\d{1,18}) (\d{1,18}) ([0-9a-f]{64})\n")
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
@@ -45,14 +56,18 @@ class Part:
     Args:
         folder: of this run.
         journal: the descriptor of its journal, which is locked.
+        name: of the file.
 
     Raises:
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, *, journal: int) -> None:
+    prefix = b""
+    """Of each line in the journal."""
+
+    def __init__(self, folder: Path, *, journal: int, name: str = "part") -> None:
         self.folder = folder
-        self.path = folder / "part"
+        self.path = folder / name
         self.have: list[Chunk] = []
         """What is there and verified."""
         self._lock = threading.Lock()
@@ -60,7 +75,7 @@ class Part:
         try:
             self._descriptor = os.open(self.path, _FLAGS | os.O_CREAT, 0o666)
         except OSError:
-            os.close(journal)
+            self.leave_journal()
             raise
 
     def __enter__(self) -> Part:
@@ -73,6 +88,10 @@ class Part:
         trace: TracebackType | None,
     ) -> None:
         os.close(self._descriptor)
+        self.leave_journal()
+
+    def leave_journal(self) -> None:
+        """Be done with the journal, which unlocks it."""
         os.close(self._journal)
 
     @property
@@ -107,10 +126,9 @@ class Part:
         Raises:
             OSError: the disk is full, or fails.
         """
-        lines = [b"%d %d %s\n" % (c.start, c.stop, _hex(c)) for c in chunks]
-        if lines:
+        if chunks:
             with self._lock:
-                os.write(self._journal, b"".join(lines))
+                os.write(self._journal, lines_of(chunks, prefix=self.prefix))
                 self.have += chunks
 
     def recover(self) -> None:
@@ -205,6 +223,11 @@ class Part:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def lines_of(chunks: Iterable[Chunk], *, prefix: bytes = b"") -> bytes:
+    """What a journal says of chunks."""
+    return b"".join(b"%s%d %d %s\n" % (prefix, c.start, c.stop, _hex(c)) for c in chunks)
+
+
 def _hex(chunk: Chunk) -> bytes:
     assert chunk.digest, "only chunks with a digest are recorded"
     return chunk.digest.hex.encode()
@@ -226,11 +249,33 @@ def start_run(folder: Path) -> Part:
     Raises:
         OSError: the folder cannot be written.
     """
+    run, journal = new_run(folder)
+    return Part(run, journal=journal)
+
+
+def new_run(folder: Path, *, file: Path | None = None, lines: bytes = b"") -> tuple[Path, int]:
+    """The folder of a new run, and the descriptor of its journal, which is locked.
+
+    Args:
+        folder: that it is in.
+        file: to be moved into it as what was fetched so far.
+        lines: of the journal.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     new = folder / f"new-{os.urandom(8).hex()}"
     new.mkdir()
     journal = os.open(new / "journal", _FLAGS | os.O_CREAT | os.O_APPEND, 0o666)
-    _take_lock(journal)
-    return Part(new.rename(_name(folder)), journal=journal)
+    try:
+        _take_lock(journal)
+        os.write(journal, lines)
+        if file:
+            file.rename(new / "part")
+        return new.rename(_name(folder)), journal
+    except OSError:
+        os.close(journal)
+        raise
 
 
 def _name(folder: Path) -> Path:
@@ -258,22 +303,36 @@ def adopt_run(run: Path) -> Part | None:
     Raises:
         OSError: what it has cannot be read.
     """
+    journal = lock_run(run)
+    if journal is None:
+        return None
+    try:
+        mine = run.rename(_name(run.parent))
+    except OSError:  # another process was faster
+        os.close(journal)
+        return None
+    part = Part(mine, journal=journal)
+    part.recover()
+    return part
+
+
+def lock_run(run: Path) -> int | None:
+    """The descriptor of the journal of a killed process's run, locked; None if it may be alive."""
     if run.name.split("-")[1] != _machine():
         return None
     try:
         journal = os.open(run / "journal", _FLAGS | os.O_APPEND)
     except OSError:
         return None
-    try:
-        mine = run.rename(_name(run.parent)) if _take_lock(journal) else None
-    except OSError:  # another process was faster
-        mine = None
-    if mine is None:
-        os.close(journal)
-        return None
-    part = Part(mine, journal=journal)
-    part.recover()
-    return part
+    if _take_lock(journal):
+        return journal
+    os.close(journal)
+    return None
+
+
+def is_own(run: Path) -> bool:
+    """Whether a run is of this very process."""
+    return run.name.split("-")[1:3] == [_machine(), str(os.getpid())]
 
 
 def _take_lock(descriptor: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from hubstate import settings
 from hubstate.cache import Cache
@@ -12,11 +13,20 @@ from hubstate.errors import HubstateError
 from hubstate.reference import Reference
 from hubstate.warm.wanted import Wanted
 
-__all__ = ["ask_ahead"]
+__all__ = ["Answered", "ask_ahead"]
 
 
-def ask_ahead(wanted: Sequence[Wanted], cache: Cache) -> Mapping[int, Endpoint]:
-    """The first registry to ask for each, by its ``id()``, which may know the answer by then."""
+class Answered(NamedTuple):
+    """What has become of asking."""
+
+    registries: Mapping[int, Endpoint]
+    """The first one to ask for each release that is wanted, by the ``id()`` of what wants it."""
+    all: bool
+    """Whether there is an answer for each by now."""
+
+
+def ask_ahead(wanted: Sequence[Wanted], cache: Cache) -> Answered:
+    """Ask each registry that is the first to ask for several releases."""
     registries: dict[str, Endpoint] = {}
     first: dict[int, Endpoint] = {}
     questions: dict[str, dict[Reference, None]] = {}
@@ -26,10 +36,12 @@ def ask_ahead(wanted: Sequence[Wanted], cache: Cache) -> Mapping[int, Endpoint]:
             first[id(one)] = registries.setdefault(endpoint.name, endpoint)
             if not _is_known(one, cache):
                 questions.setdefault(endpoint.name, {})[one.places[0]] = None
+    missing = 0
     for name, references in questions.items():
+        missing += len(references)
         if len(references) > 1 and not (registries[name].remote and settings.offline()):
-            registries[name].ask_ahead(list(references))
-    return first
+            missing -= registries[name].ask_ahead(list(references))
+    return Answered(first, all=missing == 0)
 
 
 def _is_known(wanted: Wanted, cache: Cache) -> bool:

@@ -19,7 +19,7 @@ from hubstate.warm.asking import ask_ahead
 from hubstate.warm.families import Task, each, families
 from hubstate.warm.proofs import FileProof, Proof, prove
 from hubstate.warm.wanted import Wanted
-from hubstate.workers import at_once
+from hubstate.workers import at_once, in_turn
 
 __all__ = ["prove_all", "warm"]
 
@@ -43,16 +43,18 @@ def warm(
     """
     check_filter(filter)
     cache, batch = cache or Cache(), Batch()
-    registries = ask_ahead(wanted, cache)
+    answered = ask_ahead(wanted, cache)
     proofs = prove_all(
         wanted,
-        open=lambda one: _open(one, registries.get(id(one)), cache, batch),
+        open=lambda one: _open(one, answered.registries.get(id(one)), cache, batch),
+        opening=in_turn if answered.all else at_once,
         size=lambda release, name: _missing(release, name, filter),
         prove=lambda release, name, hook: _fetch(release, name, filter, hook),
         group=lambda tasks: _grouped(tasks, cache, batch, filter),
         label=f"{len(wanted)} releases",
         progress=progress,
     )
+    batch.convoy.close()  # not after an interrupt, when threads are still at work on it
     cache.settle(path for proof in proofs for path in _written(proof, cache))
     return proofs
 
@@ -65,16 +67,18 @@ def prove_all(
     prove: Callable[[Release, str, Hook], FileProof],
     label: str,
     progress: Hook | None,
+    opening: Callable[..., list[Proof]] = in_turn,
     group: Callable[[Sequence[Task]], list[list[Task]]] = each,
 ) -> list[Proof]:
     """Open every release, and prove every file of each, several at a time.
 
-    ``group`` says which files to prove one after another.
+    ``opening`` says whether several are opened at a time as well, and ``group`` which files to
+    prove one after another.
     """
-    opened = at_once(lambda one: _opened(one, open), wanted)
+    opened = opening(lambda one: _opened(one, open), wanted)
     releases = [proof.release for proof in opened if proof.release]
     tasks = [(release, name) for release in releases for name in sorted(release.source.infos)]
-    total = sum(at_once(lambda task: size(*task), _distinct(tasks)))
+    total = sum(in_turn(lambda task: size(*task), _distinct(tasks)))
     shown = bar(label, total=total) if progress is None else nullcontext(progress)
     with shown as drawn, shared(drawn) as hook:
 
