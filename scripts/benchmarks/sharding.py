@@ -50,7 +50,7 @@ watcher = threading.Thread(target=watch)
 watcher.start()
 began = time.perf_counter()
 publication = hubstate.publish(model, name, license="mit", probe=(1, 3, 224, 224), registry=place,
-                               max_shard_size=int(limit))
+                               max_shard_size=int(limit) if limit else None)
 seconds = time.perf_counter() - began
 done.set()
 watcher.join()
