@@ -6,6 +6,7 @@ Run by ``scripts/test-peers``.
 from __future__ import annotations
 
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ import torch
 from test_peers import theirs  # noqa: F401 (a fixture)
 
 import hubstate
-from hubstate.errors import UnknownModel
+from hubstate.errors import InvalidManifest, UnknownModel
 from hubstate.zoo import resnet18
 from hubstate.zoo.builders import builder_record
-from hubstate.zoo.create import create_model
+from hubstate.zoo.create import create_model, list_models
+from hubstate.zoo.spelling import spelled
 
 pytestmark = pytest.mark.peer
 
@@ -51,6 +53,32 @@ def test_timm_s_own_head_is_known(theirs: Any) -> None:  # noqa: F811
 def test_torchvision_s_weights_are_tags(theirs: Any) -> None:  # noqa: F811
     with pytest.raises(UnknownModel, match="no weights tagged 'imagenet1k_features'"):
         create_model("vgg16", weights=theirs.VGG16_Weights.IMAGENET1K_FEATURES)
+
+
+def test_torchvision_s_classes_of_weights_are_called_like_the_builders(theirs: Any) -> None:  # noqa: F811
+    """So that those of another network can be told."""
+    for name in set(theirs.list_models(module=theirs)) & set(list_models()):
+        for member in theirs.get_model_weights(name):
+            meant = spelled(name, False, {"weights": member}, signature=signature(create_model))
+            assert meant == member.name.lower()
+    with pytest.raises(TypeError, match="those of another network"):
+        resnet18(weights=theirs.ResNet50_Weights.DEFAULT)
+
+
+def test_torchvision_s_networks_tell_their_head_and_their_images(theirs: Any) -> None:  # noqa: F811
+    model = create_model("torchvision:mobilenet_v3_small", num_classes=7)
+    assert hubstate.classifier(model) is model.classifier[3]
+    assert hubstate.preprocess(model) == hubstate.preprocess("mobilenet_v3_small")
+    with pytest.raises(InvalidManifest, match="nothing states"):
+        hubstate.preprocess("torchvision:fcn_resnet50")
+    assert hubstate.preprocess("torchvision:vit_h_14").input_size == (3, 224, 224)
+
+
+def test_a_builder_s_images_are_those_of_torchvision_s_first_weights(theirs: Any) -> None:  # noqa: F811
+    # There the first weights are for larger images, and those with a retrained head for smaller.
+    others = set(theirs.list_models(module=theirs)) & set(list_models()) - {"regnet_y_128gf"}
+    for name in sorted(others):
+        assert hubstate.preprocess(name) == hubstate.preprocess(f"torchvision:{name}")
 
 
 def test_timm_s_image_size_is_adapted_to(theirs: Any) -> None:  # noqa: F811
