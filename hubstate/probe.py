@@ -95,7 +95,16 @@ def make_probe(
 def check_probe(model: nn.Module, probe: Probe) -> list[str]:
     """Run a model on a recorded probe; each difference beyond the tolerance is one line.
 
-    An empty list means that the model computes what was published.
+    An empty list means that the model computes what was published. It is run in eval mode and
+    float32, and left as it was.
+
+    Raises:
+        ValueError: the probe's input is of a dtype that no probe has.
+
+    >>> model = nn.Linear(3, 2)
+    >>> probe = make_probe(model, (1, 3))
+    >>> check_probe(model, probe)
+    []
     """
     found = dict(_run(model, probe_input(probe.seed, probe.shape, dtype=probe.dtype)))
     problems = [

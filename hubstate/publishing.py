@@ -170,6 +170,11 @@ def publish(
         TypeError: the model is no module, or the builder no name.
         Offline: the registry is a server, and no request is allowed.
         Unreachable: the registry does not answer, or the temporary folder is full.
+
+    >>> from torch import nn
+    >>> done = publish(nn.Linear(3, 2), "org/line", license="mit", weights_only=True, tag="v1")
+    >>> done.action, done.tag, [file.path for file in done.manifest.files]
+    ('published', 'v1', ['model.safetensors'])
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"publish takes a torch.nn.Module, not a {type(model).__name__}")

@@ -77,6 +77,13 @@ def load(path: str | os.PathLike[str], *, salvage: bool = False) -> Checkpoint:
         InvalidWeights: the file is no checkpoint, or is damaged; each damaged tensor and byte
             range is named.
         OSError: the file cannot be read.
+
+    >>> import torch
+    >>> from hubstate import save
+    >>> save("run.safetensors", model={"w": torch.ones(2)}, epoch=3)
+    >>> found = load("run.safetensors")
+    >>> found.model["w"], found.plain
+    (tensor([1., 1.]), {'epoch': 3})
     """
     path = Path(path)
     with path.open("rb", buffering=0) as file:

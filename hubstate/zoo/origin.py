@@ -110,7 +110,12 @@ def preprocessing_of(model: nn.Module) -> Mapping[str, Json]:
 
 
 def load_report(model: nn.Module) -> LoadReport | None:
-    """The account of the weights that a builder loaded; None for a model with random weights."""
+    """The account of the weights that a builder loaded; None for a model with random weights.
+
+    >>> from hubstate.zoo import resnet18_small
+    >>> print(load_report(resnet18_small(width=4)))
+    None
+    """
     report: LoadReport | None = _noted(model, _REPORT)
     return report
 

@@ -25,7 +25,11 @@ __all__ = ["ModelInfo", "model_info", "preprocess"]
 
 @frozen
 class ModelInfo:
-    """What is known of a builder, or of a release, before anything is built or fetched."""
+    """What is known of a builder, or of a release, before anything is built or fetched.
+
+    >>> model_info("vit_b_16").arguments["image_size"]
+    224
+    """
 
     name: str
     """The builder's name, or the reference that was asked for."""

@@ -64,7 +64,8 @@ def variant(
     build.__name__ = build.__qualname__ = name
     build.__module__ = make.__module__
     build.__doc__ = about
-    cast(Any, build).__signature__ = signature.replace(parameters=own)
+    made = make if isinstance(make, type) else signature.return_annotation
+    cast(Any, build).__signature__ = signature.replace(parameters=own, return_annotation=made)
     register = register_model(name=name, preprocessing=preprocessing, migrations=migrations)
     return register(featured(name)(build))
 

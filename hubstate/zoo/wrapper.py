@@ -61,6 +61,26 @@ RESERVED = {
 """The arguments that every builder has beside its own."""
 
 
+_ABOUT = """\
+    Args:
+        pretrained, weights, filter, strict, adapt, prefault, copy: which weights, and how they are
+            loaded; see ``hubstate.register_model``.
+        num_classes, in_chans: outputs, and channels of the images.
+        features_only: where it is there: maps of several sizes, the largest first, and no classes.
+
+    Returns:
+        A model in training mode that makes logits (N, num_classes) of float32 images
+        (N, in_chans, height, width); ``hubstate.preprocess`` makes these.
+
+    Raises:
+        TypeError: an argument that there is not, or that is of another kind.
+        ValueError: a size that is none.
+        UnknownModel: no weights have that tag.
+        StructureMismatch: the weights do not fit; nothing was loaded.
+        HubstateError: see ``hubstate.open_release``.
+"""
+
+
 @frozen
 class Registration:
     """What is known of a builder."""
@@ -111,6 +131,8 @@ def wrap(registration: Registration) -> Builder[Any]:
         return _make_pretrained(make, source, options, adapt=adapt)
 
     public = cast(Any, builder)
+    if registration.name in BUILTIN:
+        public.__doc__ = f"{function.__doc__}\n\n{_ABOUT}"
     public.__signature__ = _public_signature(signature)
     public.registration = registration
     return cast("Builder[Any]", public)
