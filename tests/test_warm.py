@@ -257,9 +257,10 @@ def test_a_filter_that_selects_nothing_is_an_error(hub: Hub, run: Any) -> None:
         fetch("org/name", filter=only("fcc"))
 
 
-def test_filters_of_both_kinds_at_once_are_refused(hub: Hub, run: Any) -> None:
-    code, _, err = run("warm", "org/name", "--filter", "fc", "--filter", "!bn")
-    assert (code, "--filter" in err) == (InvalidSetting.exit_code, True)
+def test_filters_of_both_kinds_at_once_and_empty_ones_are_refused(hub: Hub, run: Any) -> None:
+    for patterns in (("--filter", "fc", "--filter", "!bn"), ("--filter", ""), ("--filter", "!")):
+        code, _, err = run("warm", "org/name", *patterns)
+        assert (code, "--filter: " in err) == (InvalidSetting.exit_code, True)
     assert run("warm", "org/name", "--filter", "!fc")[0] == 0
 
 

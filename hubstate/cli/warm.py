@@ -96,9 +96,12 @@ def _filter(patterns: tuple[str, ...]) -> Filter | None:
     included = [pattern for pattern in patterns if not pattern.startswith("!")]
     if included and excluded:
         raise InvalidSetting("--filter: expected patterns that are all with or all without a !")
-    if excluded:
-        return without(*excluded)
-    return only(*included) if included else None
+    try:
+        if excluded:
+            return without(*excluded)
+        return only(*included) if included else None
+    except ValueError as error:
+        raise InvalidSetting(f"--filter: {error}") from None
 
 
 def _data(proofs: list[Proof], cache: Cache) -> dict[str, object]:
