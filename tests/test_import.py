@@ -810,6 +810,34 @@ def test_a_repository_without_manifest_becomes_a_release(run: Run, tmp_path: Pat
     assert run("import", str(tmp_path / "none.pth"))[0] == 3
 
 
+def test_a_folder_is_looked_into_for_its_weights(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    code, _, err = run("import", str(folder))
+    assert (code, "found none; --file names one" in err) == (3, True)
+    np.savez(folder / "a.npz", a=np.ones(2))
+    assert "npz: 1 tensors" in run("import", str(folder))[1]
+    np.savez(folder / "b.npz", a=np.ones(2), b=np.ones(3))
+    code, _, err = run("import", str(folder))
+    assert (code, "found a.npz, b.npz; --file names one" in err) == (3, True)
+    assert "npz: 2 tensors" in run("import", str(folder), "--file", "b.npz")[1]
+    save_file({"w": torch.ones(2)}, folder / "model.safetensors")
+    assert "safetensors: 1 tensors" in run("import", str(folder))[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [(["--arg", "a=1"], "--builder"), (["--label", "cat"], "--as"), (["--tag", "v1"], "--as")],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    run: Run, tmp_path: Path, words: list[str], needed: str
+) -> None:
+    code, _, err = run("import", str(tmp_path / "a.npz"), *words)
+    assert code == 2
+    assert f"{words[0]} needs {needed}" in err
+
+
 def test_weights_alone_are_held_by_name_whatever_the_names_are() -> None:
     weight = torch.randn(2)
     tensors = {

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_PICKLE = "pytorch_model.bin"  # as transformers called it before there were safetensors
+_NEEDS = {
+    "arguments": ("--arg", "builder", "--builder"),
+    "metrics": ("--metric", "repository", "--as"),
+    "labels": ("--label", "repository", "--as"),
+    "tag": ("--tag", "repository", "--as"),
+}
+
 
 @click.command("import")
 @click.argument("source")
@@ -32,7 +40,7 @@ __all__ = ["command"]
 )
 @click.option("--format", "format", metavar="FORMAT", help="torch, npz, hdf5, …; by the ending.")
 @click.option("--key", metavar="KEY", help="Where the weights are, such as state_dict; '.': top.")
-@click.option("--file", "file", metavar="NAME", help="Of a repository: the file to import.")
+@click.option("--file", "file", metavar="NAME", help="Of a repository or folder: what to import.")
 @click.option("--layout", default="torch", show_default=True, help="torch, flax, keras or flux.")
 @click.option(
     "--transforms",
@@ -56,9 +64,9 @@ __all__ = ["command"]
 def command(source: str, as_json: bool, **options: Any) -> None:
     """Bring weights from elsewhere: .pth, .safetensors, .npz, .h5, .keras, .msgpack or .jld2.
 
-    SOURCE is a file, the index of several, or a repository, org/name@revision. Nothing in it is
-    executed: a pickle that asks for code is refused. Without --as and --output, what is found is
-    shown.
+    SOURCE is a file, the index of several, a folder with either, or a repository,
+    org/name@revision. Nothing in it is executed: a pickle that asks for code is refused. Without
+    --as and --output, what is found is shown.
 
     \b
     Example:
@@ -68,8 +76,7 @@ def command(source: str, as_json: bool, **options: Any) -> None:
     """
     from hubstate.convert.holder import hold
 
-    if options["repository"] and not options["license_id"]:
-        raise click.UsageError("--as needs --license")
+    _check_options(options)
     files = _locate(source, options["file"], options["registry"])
     foreign, tensors = _read(files, options)
     model = _built(tensors, options) if options["builder"] else None
@@ -88,6 +95,14 @@ def command(source: str, as_json: bool, **options: Any) -> None:
     show(data, "\n".join(lines), as_json=as_json)
 
 
+def _check_options(options: Mapping[str, Any]) -> None:
+    if options["repository"] and not options["license_id"]:
+        raise click.UsageError("--as needs --license")
+    for name, (option, needed, other) in _NEEDS.items():
+        if options[name] and not options[needed]:
+            raise click.UsageError(f"{option} needs {other}")
+
+
 def _locate(source: str, file: str | None, registry: str | None) -> Mapping[str, Path]:
     """The file by what it is called, or the shards; those of a repository are fetched."""
     from hubstate.convert.reading import FORMATS
@@ -95,14 +110,39 @@ def _locate(source: str, file: str | None, registry: str | None) -> Mapping[str,
     from hubstate.shards import INDEX_SUFFIX, open_index
 
     path = Path(source)
+    if path.is_dir():
+        path = _in_folder(path, file)
     if path.name.endswith(INDEX_SUFFIX):
         return open_index(path)
     endings = tuple(ending for known in FORMATS.values() for ending in known)
-    if path.is_file() or source.lower().endswith(endings):  # a repository may have a dot, too
+    # A repository may have a dot, too.
+    if path.is_file() or path.name.lower().endswith(endings):
         return {path.name: path}
 
     release = open_release(source, registry=registry)
     return release.fetch([file] if file else release.weights_headers())
+
+
+def _in_folder(folder: Path, file: str | None) -> Path:
+    """The weights of a folder, such as a copy of a repository without a manifest.
+
+    Raises:
+        NotFound: it has none, or several, and nothing says which.
+    """
+    from hubstate.convert.reading import FORMATS
+    from hubstate.errors import NotFound
+    from hubstate.release import WEIGHTS
+
+    endings = tuple(ending for known in FORMATS.values() for ending in known)
+    found = sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(endings))
+    usual = [file] if file else [WEIGHTS, f"{WEIGHTS}.index.json", _PICKLE]
+    for name in usual:
+        if (folder / name).is_file():
+            return folder / name
+    if file is None and len(found) == 1:
+        return folder / found[0]
+    names = ", ".join(found) or "none"
+    raise NotFound(f"{folder}: expected {' or '.join(usual)}, found {names}; --file names one")
 
 
 def _read(
