@@ -306,7 +306,7 @@ def test_under_another_limit_a_release_has_other_files_and_no_old_ones(
 def test_shards_go_to_a_server_and_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staged: Path
 ) -> None:
-    monkeypatch.setattr("hubstate.endpoints.uploading._TOGETHER", 0)  # shard after shard
+    monkeypatch.setattr("hubstate.endpoints.outgoing._TOGETHER", 0)  # shard after shard
     with serving_registry(tmp_path / "server") as (url, token):
         monkeypatch.setenv("HUBSTATE_REGISTRY", url)
         monkeypatch.setenv("HUBSTATE_TOKEN", token)
