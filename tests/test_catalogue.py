@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,26 @@ def test_the_library_s_own_catalogue_is_valid_and_names_its_builders() -> None:
     known = entries()
     assert ("resnet18_small", "digits") in {(entry.builder, entry.tag) for entry in known}
     assert {entry.builder for entry in known} <= BUILTIN.keys()
+
+
+def line(entry: CatalogueEntry) -> str:
+    """An entry by what names it, and the digest of all that it says but which one is the default:
+    ``pretrained=True`` may come to mean newer weights, and a tag may not."""
+    said = {
+        item.name: getattr(entry, item.name) for item in fields(entry) if item.name != "default"
+    }
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    return f"{entry.builder}\t{entry.tag}\t{entry.reference}\t{digest[:16]}"
+
+
+def test_what_an_entry_says_never_changes() -> None:
+    """Newer weights get a tag of their own, and a line at the end of the golden file."""
+    golden = Path(__file__).with_name("golden") / "catalogue.tsv"
+    published, found = golden.read_text().splitlines(), list(map(line, entries()))
+    assert sorted(set(published) - set(found)) == [], (
+        "was published, and is gone or says other things"
+    )
+    assert sorted(set(found) - set(published)) == [], "new: add these lines to tests/golden"
 
 
 def test_the_public_hub_s_weights_are_listed_under_torchvision_s_names() -> None:
