@@ -131,7 +131,11 @@ def find_adaptation(
         arguments: ``num_classes``, ``in_chans`` and ``image_size`` that the model was made with;
             one that is not given is not adapted to.
         stated: the arguments that the release was made with, as far as it says.
+
+    Raises:
+        TypeError: ``arguments`` is no mapping of these names to numbers.
     """
+    _check_arguments(arguments)
     shapes = {path: tuple(tensor.shape) for path, tensor in tensors_of(model).items()}
     pairs = {e.path: (e.shape, shapes[e.path]) for e in entries if e.shape and e.path in shapes}
     differ = {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
@@ -158,6 +162,15 @@ def find_adaptation(
         account=account,
         reasons={path: why for path, why in mixing.items() if why},
     )
+
+
+def _check_arguments(arguments: object) -> None:
+    names = (_CLASSES, _CHANNELS, _SIZE)
+    given = dict(arguments) if isinstance(arguments, Mapping) else {None: arguments}
+    if not all(name in names and type(value) is int for name, value in given.items()):
+        raise TypeError(
+            f"adapt: expected a mapping of {', '.join(names)} to numbers, found {arguments!r:.80}"
+        )
 
 
 def _along(

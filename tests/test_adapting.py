@@ -103,6 +103,17 @@ def test_where_all_agrees_nothing_is_adapted(model: nn.Module) -> None:
     assert torch.equal(made.state_dict()["fc.weight"], model.state_dict()["fc.weight"])
 
 
+def test_the_arguments_say_to_what_is_adapted() -> None:
+    with pytest.raises(TypeError, match="adapt is a bool, not dict"):
+        resnet18_small(pretrained=NAME, adapt={"num_classes": 2})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("adapt", [True, {"classes": 2}, {"num_classes": "2"}])
+def test_what_is_said_to_be_adapted_to_is_checked(model: nn.Module, adapt: Any) -> None:
+    with pytest.raises(TypeError, match="adapt: expected a mapping of num_classes, in_chans, imag"):
+        hubstate.load_pretrained(resnet18_small(num_classes=2, width=8), NAME, adapt=adapt)
+
+
 def test_whatever_else_differs_stays_an_error(model: nn.Module) -> None:
     torch.manual_seed(0)
     with pytest.raises(StructureMismatch) as caught:

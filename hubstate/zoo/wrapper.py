@@ -117,7 +117,7 @@ def wrap(registration: Registration) -> Builder[Any]:
         **arguments: Any,
     ) -> Any:
         pretrained = spelled(registration.name, pretrained, arguments, signature=signature)
-        _check_pretrained(pretrained)
+        _check_pretrained(pretrained, adapt)
         check_filter(filter)
         check_strict(strict)
         if pretrained is False:
@@ -145,10 +145,13 @@ def _locked(registration: Registration, pretrained: bool | str) -> Source:
     return replace(source, reference=str(pin.reference), registry=None) if pin else source
 
 
-def _check_pretrained(value: object) -> None:
+def _check_pretrained(value: object, adapt: object) -> None:
     if not isinstance(value, bool | str):
         found = type(value).__name__
         raise TypeError(f"pretrained is a bool, a tag or a reference, not {found}")
+    if not isinstance(adapt, bool):
+        found = type(adapt).__name__
+        raise TypeError(f"adapt is a bool, not {found}: the builder's arguments say to what")
 
 
 def _make_pretrained(
