@@ -252,8 +252,9 @@ class Cache:
         """
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(_FLUSHES) as pool:
-            for _ in pool.map(sync, set(paths)):
+        whole = list(set(paths))
+        with ThreadPoolExecutor(_FLUSHES) as pool:  # a call for each would cost as much again
+            for _ in pool.map(_sync_all, (whole[at::_FLUSHES] for at in range(_FLUSHES))):
                 pass
 
     def learn(self, endpoint: str, reference: Reference, commit: Commit) -> None:
@@ -261,6 +262,11 @@ class Cache:
         if self.writable:
             with contextlib.suppress(OSError):
                 Releases(self.writable).learn(endpoint, reference, commit)
+
+
+def _sync_all(paths: Iterable[Path]) -> None:
+    for path in paths:
+        sync(path)
 
 
 class _Guarded:

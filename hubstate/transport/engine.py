@@ -71,6 +71,17 @@ def transfer(
     _Transfer(read, chunks, part, what, unflushed, progress).run(pace or Pace())
 
 
+_own = threading.local()
+
+
+def _own_buffer() -> memoryview:
+    """This thread's, again for each file: new memory costs more than what is done to it."""
+    if not hasattr(_own, "buffer"):
+        _own.buffer = memoryview(bytearray(_BLOCK))
+    found: memoryview = _own.buffer
+    return found
+
+
 class _Transfer:
     def __init__(
         self,
@@ -157,7 +168,7 @@ class _Transfer:
 
     def _work(self) -> None:
         me = threading.current_thread()
-        buffer = memoryview(bytearray(_BLOCK))
+        buffer = _own_buffer()
         try:
             while span := self._take():
                 self._fetch(span, buffer)

@@ -129,13 +129,14 @@ def _grouped(
     tasks: Sequence[Task], cache: Cache, batch: Batch, filter: Filter | None
 ) -> list[list[Task]]:
     """The families; the cache is searched at once for what those of one file need."""
-    _check_room(tasks, cache, filter)
+    absent = {(id(release), name) for release, name in tasks if not _there(release, name)}
+    _check_room([(r, name) for r, name in tasks if (id(r), name) in absent], cache, filter)
     groups = families(tasks)
     single = [group[0] for group in groups if len(group) == 1]
     missing = [
         (record, release.commit)
         for release, name in single
-        if (record := release.source.records.get(name)) and not _there(release, name)
+        if (record := release.source.records.get(name)) and (id(release), name) in absent
     ]
     if missing:
         records, commits = zip(*missing, strict=True)
@@ -143,9 +144,9 @@ def _grouped(
     return groups
 
 
-def _check_room(tasks: Sequence[Task], cache: Cache, filter: Filter | None) -> None:
+def _check_room(absent: Sequence[Task], cache: Cache, filter: Filter | None) -> None:
     """Refuse what does not fit, before the first of it is fetched; a cache may be read-only."""
-    absent = [task for task in _distinct(tasks) if not _there(*task)]
+    absent = _distinct(absent)
     if not absent or cache.writable is None:
         return
     sizes = [portion_size(release, name, filter) for release, name in absent]
@@ -180,7 +181,7 @@ def _fetch(release: Release, name: str, filter: Filter | None, hook: Hook) -> Fi
         before = release.source.find(name)
         chosen = None if before else wanted_tensors(release, name, filter)
         if chosen is None:
-            path = release.path(name, progress=hook)
+            path = before or release.source.obtain(name, progress=hook)
             return prove(release, name, path, "present" if before else "fetched")
         if not chosen:
             release.keep_header(name)
