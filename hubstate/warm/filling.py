@@ -23,6 +23,8 @@ from hubstate.workers import at_once, in_turn
 
 __all__ = ["prove_all", "warm"]
 
+_FEWEST = 4  # files at one time
+
 
 def warm(
     wanted: Sequence[Wanted],
@@ -85,7 +87,7 @@ def prove_all(
         def work(tasks: Sequence[Task]) -> list[tuple[Release, FileProof]]:
             return [(release, prove(release, name, hook)) for release, name in tasks]
 
-        done = [pair for pairs in at_once(work, group(tasks)) for pair in pairs]
+        done = [pair for pairs in at_once(work, group(tasks), fewest=_FEWEST) for pair in pairs]
     found: dict[int, list[FileProof]] = {}
     for release, file in sorted(done, key=lambda pair: pair[1].name):
         found.setdefault(id(release), []).append(file)
