@@ -35,8 +35,11 @@ TICK = os.sysconf("SC_CLK_TCK")
 def tree(pid):
     children = [pid]
     for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children") as file:
-            children += [n for c in file.read().split() for n in tree(int(c))]
+        try:
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                children += [n for c in file.read().split() for n in tree(int(c))]
+        except FileNotFoundError:  # a thread that has just ended
+            pass
     return children
 def used(pid):
     total = 0.0
