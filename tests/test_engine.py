@@ -94,9 +94,9 @@ def test_tensors_in_a_row_are_asked_for_without_crumbs(folder: Path) -> None:
 
 
 def test_the_last_requests_are_the_shortest(folder: Path) -> None:
-    lengths = [stop - start for start, stop in ask(folder, [(0, 160 * MB)])]
-    assert lengths[0] >= 48 * MB
-    assert max(lengths[-2:]) <= 16 * MB
+    lengths = [stop - start for start, stop in ask(folder, [(0, 320 * MB)])]
+    assert lengths[0] >= 64 * MB
+    assert lengths[-1] <= 48 * MB
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 24)), min_size=1, max_size=6))
