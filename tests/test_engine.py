@@ -93,10 +93,11 @@ def test_tensors_in_a_row_are_asked_for_without_crumbs(folder: Path) -> None:
     assert len(asked) <= 10
 
 
-def test_the_last_requests_are_the_shortest(folder: Path) -> None:
+def test_requests_are_short_at_first_and_near_the_end(folder: Path) -> None:
+    """Before anything has arrived nobody knows whether a few connections will do."""
     lengths = [stop - start for start, stop in ask(folder, [(0, 320 * MB)])]
-    assert lengths[0] >= 64 * MB
-    assert lengths[-1] <= 48 * MB
+    assert lengths[0] == 40 * MB
+    assert lengths[-1] <= 48 * MB < max(lengths)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 24)), min_size=1, max_size=6))

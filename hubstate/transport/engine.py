@@ -182,10 +182,11 @@ class _Transfer:
                 self._change.notify_all()
 
     def _take(self) -> list[Chunk]:
-        """The chunks of the next request: fewer of them the nearer the end is.
+        """The chunks of the next request: few at first, and fewer again the nearer the end is.
 
         What has yet to arrive, shared among the connections, would have all of them end at one
-        moment if they were equally fast. A quarter less leaves something for the faster.
+        moment if they were equally fast; a quarter less leaves something for the faster. What
+        has arrived tells how fast they are: where that is little, there may soon be more of them.
         """
         with self._change:
             done = self._stopped or self._error or len(self._workers) > self._wanted
@@ -193,7 +194,8 @@ class _Transfer:
                 return []
             share = 3 * (self._total - self._arrived) // (4 * self._wanted)
             run = self._queue.popleft()
-            count = _count_to(run, min(_LONGEST, max(_SHORTEST, share)))
+            size = min(share, self._total // 8 + self._arrived, _LONGEST)
+            count = _count_to(run, max(size, _SHORTEST))
             if count < len(run):
                 self._queue.appendleft(run[count:])
             self._left -= sum(chunk.size for chunk in run[:count])
