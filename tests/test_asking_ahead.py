@@ -17,7 +17,9 @@ from hubstate import warm
 from hubstate.blobs import FileInfo
 from hubstate.cache import Cache
 from hubstate.digest import Digest
+from hubstate.endpoints import http
 from hubstate.endpoints.answers import Told, parse_told
+from hubstate.endpoints.http import HttpEndpoint
 from hubstate.errors import Damaged, DigestMismatch
 from hubstate.lock import Pin
 from hubstate.reference import Reference
@@ -65,6 +67,22 @@ def test_many_releases_take_one_question_and_a_request_for_each_large_file(hub: 
 def test_one_release_is_not_asked_for_in_that_way(hub: Hub) -> None:
     assert all(proof.complete for proof in filled("org/name"))
     assert (hub.posts, asked(hub)) == (0, ["README.md", "extra.json", "main", "model.safetensors"])
+
+
+def test_no_more_than_a_hundred_are_asked_for_at_once(hub: Hub) -> None:
+    places = [Reference.parse(f"org/name@r{number}") for number in range(101)]
+    endpoint = HttpEndpoint(hub.base)
+    assert (endpoint.ask_ahead(places), hub.posts) == (101, 2)
+    assert {endpoint.resolve(place).id for place in places} == {Hub.COMMIT}
+    assert asked(hub) == []
+
+
+def test_so_much_is_kept_and_the_rest_is_read_when_it_is_wanted(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_HELD", len(FILES["README.md"]))
+    assert all(proof.complete for proof in filled())
+    assert (hub.posts, set(asked(hub))) == (1, {"extra.json", "model.safetensors"})
 
 
 def test_what_is_known_for_ever_is_not_asked_for(hub: Hub) -> None:

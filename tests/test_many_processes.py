@@ -416,3 +416,15 @@ def test_what_is_measured_late_does_not_move_a_name_back(hub: Hub) -> None:
     known = Cache().known(endpoint.name, reference)
     assert known
     assert known.commit.id == moved.id
+
+
+def test_a_lease_of_this_process_is_never_taken_for_that_of_another(tmp_path: Path) -> None:
+    """Not even at the moment at which its file is there and it is not yet known to be held."""
+    place = tmp_path / "leases"
+    place.mkdir()
+    os.close(leases._create(place / ("0" * 64)))
+    own = (place / ("0" * 64)).read_bytes()
+    other = place / ("1" * 64)
+    other.write_bytes(own.replace(b"}", b"1}"))  # a process whose number begins alike
+    assert leases.held(tmp_path) == {other: other.read_bytes()}
+    assert json.loads(own)["pid"] == os.getpid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import sqlalchemy as sa
 from huggingface_hub import CommitOperationAdd, HfApi
 from registry_serving import Serving, serving
+
+from hubstate import warm
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 PLACE = "/api/hubstate/releases"
@@ -55,6 +58,28 @@ def test_small_texts_come_along_and_nothing_else(served: Serving, api: HfApi) ->
     assert line["files"] == {"a.txt": "é"}
     stated = {row["rfilename"]: row.get("sha256") for row in line["info"]["siblings"]}
     assert all(stated[name] for name in ("a.txt", "long.txt", "odd.dat"))
+
+
+def test_a_warm_up_takes_one_question_and_a_request_for_each_large_file(
+    served: Serving, api: HfApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        put(api, f"ada/{name}", {"README.md": name.encode(), "w.bin": name.encode() * 1000})
+    monkeypatch.setenv("HUBSTATE_REGISTRY", served.url)
+    monkeypatch.setenv("HUBSTATE_TOKEN", served.tokens["ada"])
+    seen: list[str] = []
+    note = served.application.registry.metrics.note
+    monkeypatch.setattr(
+        served.application.registry.metrics,
+        "note",
+        lambda route, *rest, **more: (seen.append(route), note(route, *rest, **more)),
+    )
+    proofs = warm.warm(warm.named(["ada/one", "ada/two"]))
+    assert all(proof.complete for proof in proofs)
+    end = time.monotonic() + 2  # a request is noted when its answer was sent
+    while len(asked := [r for r in seen if "/commit/" not in r]) < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert sorted(asked) == [PLACE, *["/{repo}/resolve/{revision}/{path}"] * 2]
 
 
 def test_what_no_single_request_would_tell_is_not_told(served: Serving, api: HfApi) -> None:
