@@ -26,6 +26,7 @@ from hubstate.errors import (
     GateRefused,
     InvalidManifest,
     InvalidReference,
+    InvalidSetting,
     StructureMismatch,
     UnknownModel,
 )
@@ -267,6 +268,13 @@ def test_a_name_is_taken_once() -> None:
         register_model(name="resnet18")(make)
     with pytest.raises(ValueError, match="letters, digits"):
         register_model(name="org/zz")(make)
+
+
+def test_preprocessing_that_means_nothing_is_refused() -> None:
+    stated: dict[str, Any] = {"input_size": [3, 8], "std": [0], "colours": "BGR"}
+    with pytest.raises(InvalidSetting, match=r"zz: preprocessing: input_size: .*; std: expected"):
+        register_model(name="zz", preprocessing=stated)(nn.Linear)
+    assert "zz" not in registered()
 
 
 def test_a_builder_must_return_a_module() -> None:

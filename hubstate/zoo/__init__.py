@@ -6,7 +6,7 @@
     wrapper.py       what that adds to the function: pretrained=, and the weights it names
     catalogue.py     catalogue.toml: which weights exist for which builder
     listing.py       a catalogue file, read and checked
-    inputs.py        what may be said of a model's images
+    inputs.py        what may be said of a model's images and sizes
     images.py        images made so
     preprocessing.py model_info, preprocess: what a builder or a release says of them
     create.py        create_model, list_models: builders by name

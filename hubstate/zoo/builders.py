@@ -19,11 +19,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
+from hubstate.errors import InvalidSetting
 from hubstate.migrating import check_migrations
 from hubstate.reference import Reference
 from hubstate.strictjson import Json
 from hubstate.zoo.catalogue import CatalogueEntry
 from hubstate.zoo.index import BUILTIN
+from hubstate.zoo.inputs import FIELDS, input_problems
 from hubstate.zoo.origin import builder_record, load_report, preprocessing_of
 from hubstate.zoo.wrapper import RESERVED, Builder, Registration, call, wrap
 
@@ -102,7 +104,7 @@ def register_model(
             ``backbone``.
 
     Raises:
-        InvalidSetting: a migration that means nothing.
+        InvalidSetting: a migration, or a field of the preprocessing, that means nothing.
         TypeError: an argument of the function has a reserved name, or cannot be given by name.
         ValueError: another builder has the name.
         InvalidReference: one of the weights is not a reference.
@@ -117,6 +119,7 @@ def register_model(
 
     def register(function: Callable[..., Any]) -> Builder[Any]:
         chosen = name or function.__name__
+        _check_preprocessing(chosen, preprocessing or {})
         registration = Registration(
             name=chosen,
             function=function,
@@ -151,6 +154,13 @@ def _own_entries(builder: str, weights: Mapping[str, str]) -> Iterable[Catalogue
         yield CatalogueEntry(
             builder=builder, tag=tag, reference=Reference.parse(reference), default=number == 0
         )
+
+
+def _check_preprocessing(name: str, stated: Mapping[str, Json]) -> None:
+    """What is beside the known fields is the builder's own affair."""
+    known = {field: stated[field] for field in FIELDS if field in stated}
+    if problems := list(input_problems(known)):
+        raise InvalidSetting(f"{name}: preprocessing: {'; '.join(problems)}")
 
 
 def _check_name(registration: Registration) -> None:
