@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hubstate.cache import Cache
 from hubstate.cache.batch import Batch
+from hubstate.collector import collection_paused
 from hubstate.endpoints import Endpoint
 from hubstate.errors import HubstateError, NotFound, Unreachable
 from hubstate.fetching import portion_size, wanted_tensors
@@ -77,7 +78,8 @@ def prove_all(
     ``opening`` says whether several are opened at a time as well, and ``group`` which files to
     prove one after another.
     """
-    opened = opening(lambda one: _opened(one, open), wanted)
+    with collection_paused():  # what manifests are parsed to stays alive
+        opened = opening(lambda one: _opened(one, open), wanted)
     releases = [proof.release for proof in opened if proof.release]
     tasks = [(release, name) for release in releases for name in sorted(release.source.infos)]
     total = sum(in_turn(lambda task: size(*task), _distinct(tasks)))
