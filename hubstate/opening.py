@@ -44,12 +44,13 @@ def read_release(source: Source, *, outlined: bool = False) -> Release:
     what = f"{MANIFEST} of {source.where}"
     check_info(FileInfo(size=None, digest=wanted), FileInfo(size=None, digest=digest), what=what)
     document = Document(path.read_bytes())
-    if outlined and digest and (outline := _outline(source, digest)):
+    large = len(document.text) >= OUTLINED
+    if outlined and large and digest and (outline := _outline(source, digest)):
         return _release(source, document, outline)
     manifest = document.manifest
     _hold_against(source, {file.path: file for file in manifest.files})
     source.records.update({file.path: file for file in manifest.files})
-    if digest and len(document.text) >= OUTLINED:
+    if digest and large:
         source.cache.keep_outline(digest, partial(_made_outline, source, manifest))
     return _release(source, document)
 
