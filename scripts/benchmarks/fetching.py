@@ -196,13 +196,13 @@ def front(folder: Path) -> Iterator[Server]:
     headers = [*kept, *(f"X-Linked-{one}" for one in linked)]
     with registry(folder / "registry", *options, token=token) as served:
         sites = (
-            f"location / {{ proxy_pass http://127.0.0.1:{served.port}; proxy_http_version 1.1;"
+            "location / { proxy_pass http://upstream;"
             " proxy_request_buffering off; client_max_body_size 0; }\n"
             f"location /protected/ {{ internal; alias {folder}/registry/; etag off;"
             + "".join(f" add_header {header};" for header in headers)
             + " }\n"
         )
-        with nginx(folder, sites) as server:
+        with nginx(folder, sites, upstream=served) as server:
             yield Server(port=server.port, pid=server.pid, behind=(served.pid,), token=token)
 
 

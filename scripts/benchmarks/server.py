@@ -309,13 +309,13 @@ def _behind_nginx(folder: Path, path: str, *, rounds: int) -> None:
     options = ("--accel-prefix", "/protected", "--quiet")
     with registry(folder / "registry", *options, token="none") as served:
         sites = (
-            f"location / {{ proxy_pass http://127.0.0.1:{served.port}; proxy_http_version 1.1; }}\n"
+            "location / { proxy_pass http://upstream; }\n"
             f"location /protected/ {{ internal; alias {folder}/registry/; }}\n"
             f"location /static/ {{ alias {folder}/; }}\n"
         )
         stored = (file for file in (folder / "registry" / "blobs").rglob("*") if file.is_file())
         same = max(stored, key=lambda file: file.stat().st_size).relative_to(folder)
-        with nginx(folder, sites) as front:
+        with nginx(folder, sites, upstream=served) as front:
             both = f"{front.pid},{served.pid}"
             # One file both ways: how a copy of it lies in the page cache makes 20 % in itself.
             addresses = {

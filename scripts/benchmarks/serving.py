@@ -270,8 +270,9 @@ def nothing() -> Iterator[Server]:
 
 
 @contextmanager
-def nginx(folder: Path, sites: str) -> Iterator[Server]:
-    """nginx with these contents of its ``server`` block; ``sites`` leaves out ``listen``."""
+def nginx(folder: Path, sites: str, *, upstream: Server) -> Iterator[Server]:
+    """nginx with these contents of its ``server`` block; ``sites`` leaves out ``listen``, and calls
+    the server behind it ``upstream``, to which connections stay open."""
     port, place = _free_port(), folder / "nginx"
     place.mkdir()
     user = "user root;" if os.geteuid() == 0 else ""
@@ -281,6 +282,9 @@ def nginx(folder: Path, sites: str) -> Iterator[Server]:
         f"http {{ access_log off; sendfile on; client_body_temp_path {place}/body;"
         f" proxy_temp_path {place}/proxy; fastcgi_temp_path {place}/fastcgi;"
         f" uwsgi_temp_path {place}/uwsgi; scgi_temp_path {place}/scgi;\n"
+        f"upstream upstream {{ server 127.0.0.1:{upstream.port}; keepalive 32; }}\n"
+        'proxy_http_version 1.1; proxy_set_header Connection "";'
+        " proxy_set_header Host $http_host;\n"
         f"server {{ listen 127.0.0.1:{port};\n{sites}\n}} }}\n"
     )
     program = find_nginx()

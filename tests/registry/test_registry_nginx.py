@@ -130,7 +130,7 @@ def documented(root: Path, site: Site) -> str:
         "listen 443 ssl": f"listen {site.url.rpartition(':')[2]} ssl",
         "models.example.org": "127.0.0.1",
         "/etc/ssl/": f"{root}/",
-        "http://127.0.0.1:8080": site.direct,
+        "127.0.0.1:8080": site.direct.removeprefix("http://"),
         "/srv/models/": f"{site.folder}/",
     }.items():
         assert old in text, old
