@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from hubstate import settings
 from hubstate.cache import Cache, KnownRelease, Source, offline_error
-from hubstate.endpoints import TIP, Changes, Commit, Endpoint, Registry, open_endpoint
+from hubstate.endpoints import OWN, TIP, Changes, Commit, Endpoint, Registry, open_endpoint
 from hubstate.errors import (
     InvalidReference,
     NotFound,
@@ -49,8 +49,6 @@ __all__ = [
     "tag_commit",
     "target_of",
 ]
-
-_OWN = frozenset({".gitattributes"})  # what a hub server puts in a repository by itself
 
 
 def open_release(
@@ -273,7 +271,7 @@ def _parent(endpoint: Endpoint, target: Reference) -> str | None:
 
 def _removals(endpoint: Endpoint, target: Reference, parent: str | None) -> Mapping[str, None]:
     files = endpoint.resolve(target.at(parent)).files if parent else ()
-    return dict.fromkeys(path for path in files if path not in _OWN)
+    return dict.fromkeys(path for path in files if path not in OWN)
 
 
 def tag_commit(

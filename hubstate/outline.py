@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from hubstate.digest import Digest
 from hubstate.errors import Damaged
-from hubstate.manifest import Entry, Manifest
+from hubstate.manifest import TENSOR_KINDS, Entry, Manifest
 from hubstate.records import decode
 from hubstate.strictjson import Json, loads
 from hubstate.values import frozen
@@ -41,7 +41,6 @@ Members: TypeAlias = list[tuple[Any, ...]]
 ``(name, "module")``, ``(name, "none")``, ``(name, "opaque")`` or ``(name, "data", value)``."""
 
 _SCHEMA = 1
-_TENSORS = frozenset({"param", "buffer"})
 _BARE = frozenset({"module", "none", "opaque"})
 
 
@@ -137,7 +136,7 @@ def arrange(entries: Iterable[Entry]) -> tuple[list[tuple[str, Members]], list[s
 def _member(name: str, entry: Entry) -> tuple[Any, ...] | None:
     if entry.kind == "data":
         return name, "data", decode(entry.value)
-    if entry.kind in _TENSORS and entry.tied_to is None:
+    if entry.kind in TENSOR_KINDS and entry.tied_to is None:
         return name, entry.kind, entry.shape, entry.dtype
     return (name, entry.kind) if entry.kind in _BARE else None
 

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from hubstate.endpoints.base import (
     MANIFEST,
+    OWN,
     TIP,
     Changes,
     Commit,
@@ -19,6 +20,7 @@ from hubstate.errors import InvalidSetting
 
 __all__ = [
     "MANIFEST",
+    "OWN",
     "TIP",
     "Changes",
     "Commit",

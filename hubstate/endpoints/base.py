@@ -19,6 +19,7 @@ from hubstate.values import frozen
 
 __all__ = [
     "MANIFEST",
+    "OWN",
     "TIP",
     "Changes",
     "Commit",
@@ -31,6 +32,9 @@ __all__ = [
     "check_paths",
     "matching",
 ]
+
+OWN = frozenset({".gitattributes"})
+"""What a hub server puts in a repository by itself."""
 
 TIP: Final = "tip"
 """As a parent: whatever the branch names when the commit begins."""

@@ -10,7 +10,7 @@ from typing import Any
 from hubstate.blobs import FileInfo, opened, reachable
 from hubstate.digest import Digest
 from hubstate.endpoints.answers import Listing
-from hubstate.endpoints.base import Changes, Commit, check_paths
+from hubstate.endpoints.base import OWN, Changes, Commit, check_paths
 from hubstate.errors import InvalidReference
 from hubstate.shards import split
 from hubstate.values import frozen, replace
@@ -26,7 +26,6 @@ __all__ = [
     "with_digests",
 ]
 
-_OWN = frozenset({".gitattributes"})  # what a hub server puts in a repository by itself
 _TOGETHER = 16 << 20  # bytes of smaller files that go along with the largest
 
 
@@ -92,13 +91,13 @@ def changed(base: Listing | None, changes: Changes, local: Mapping[str, LocalFil
 
 def alone(start: Listing | None, changes: Changes) -> Changes:
     """The changes and the removal of everything else, for a branch that is to have no parent."""
-    others = set(start.commit.files if start else ()) - _OWN - set(changes)
+    others = set(start.commit.files if start else ()) - OWN - set(changes)
     return {**changes, **dict.fromkeys(others)}
 
 
 def is_bare(listing: Listing) -> bool:
     """Whether it is the commit that a server makes together with a repository."""
-    return not set(listing.commit.files) - _OWN
+    return not set(listing.commit.files) - OWN
 
 
 def batches(operations: list[Any]) -> list[list[Any]]:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from hubstate.filters import Filter, check_filter
 from hubstate.loading.source import Promise, was_module
+from hubstate.manifest import TENSOR_KINDS
 from hubstate.walk import Row, extra_of
 
 __all__ = ["BEARING", "Selection", "children_of", "leaf_of", "parents_of"]
 
-_TENSORS = frozenset({"param", "buffer"})
 BEARING = frozenset({"param", "buffer", "extra", "refused"})
 """The kinds of rows that make a child one with parameters."""
 
@@ -50,7 +50,7 @@ class Selection:
             if kind == "module" and path not in free:
                 continue
             answer = self(path, leaf_of(row))
-            if kind in _TENSORS:
+            if kind in TENSOR_KINDS:
                 self.tensors += 1
                 self.chosen += answer
 
