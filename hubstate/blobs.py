@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import functools
 import io
 import os
 import shutil
@@ -88,11 +89,16 @@ def make_folders(folder: Path, *, durable: bool = True) -> None:
     """Create a folder and those above it; if durable, they are there after a power cut."""
     if os.path.isdir(folder):  # noqa: PTH112 - it mostly is, and this is the quick way to know
         return
-    make_folders(folder.parent, durable=durable)
-    with contextlib.suppress(FileExistsError):
+    try:
         folder.mkdir()
-        if durable:
-            sync(folder.parent)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_folders(folder.parent, durable=durable)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+    if durable:
+        sync(folder.parent)
 
 
 def listed(folder: Path, pattern: str) -> list[Path]:
@@ -114,22 +120,49 @@ def sync(path: Path) -> None:
             os.close(descriptor)
 
 
-@contextmanager
-def _temporary(folder: Path, *, mode: int, durable: bool) -> Iterator[tuple[Path, int]]:
-    """A new file of this process alone, opened for writing; it is gone afterwards.
+class _Temporary:
+    """A new file of this process alone, open for writing; afterwards it has its place, or is gone.
 
     The mode is given at creation, so that the kernel applies the umask: asking for the umask
     means changing it, and that is not safe among threads.
     """
-    make_folders(folder, durable=durable)
-    path = folder / f"{os.getpid()}-{os.urandom(8).hex()}"
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-    descriptor = os.open(path, flags, mode)
-    try:
-        yield path, descriptor
-    finally:
-        os.close(descriptor)
-        path.unlink(missing_ok=True)
+
+    def __init__(self, folder: Path, *, mode: int, durable: bool) -> None:
+        self.path = f"{folder}/{os.getpid()}-{os.urandom(8).hex()}"
+        self._durable, self._moved = durable, False
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        try:  # it mostly is there, and to look first would take as long again
+            self.descriptor = os.open(self.path, flags, mode)
+        except FileNotFoundError:
+            make_folders(folder, durable=durable)
+            self.descriptor = os.open(self.path, flags, mode)
+
+    def __enter__(self) -> _Temporary:
+        return self
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.descriptor, view) :]
+
+    def move(self, path: Path) -> None:
+        """Give the file its place, in the stead of what was there; durable, if that was said."""
+        if self._durable:
+            os.fsync(self.descriptor)
+        try:
+            os.replace(self.path, path)
+        except FileNotFoundError:
+            make_folders(path.parent, durable=self._durable)
+            os.replace(self.path, path)
+        self._moved = True
+        if self._durable:
+            sync(path.parent)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+        if not self._moved:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)  # noqa: PTH108 - the path is a string
 
 
 def write_file(
@@ -139,35 +172,30 @@ def write_file(
 
     One that is not durable may be lost, or empty, after a power cut.
     """
-    with _temporary(temporaries, mode=mode, durable=durable) as (temporary, descriptor):
-        _write(descriptor, data, durable=durable)
-        make_folders(path.parent, durable=durable)
-        os.replace(temporary, path)
-    if durable:
-        sync(path.parent)
+    with _Temporary(temporaries, mode=mode, durable=durable) as temporary:
+        temporary.write(data)
+        temporary.move(path)
 
 
 def link_once(path: Path, data: bytes, *, temporaries: Path) -> bool:
     """Write a small file that must not exist yet; exactly one of several writers gets True."""
-    with _temporary(temporaries, mode=0o444, durable=True) as (temporary, descriptor):
-        _write(descriptor, data, durable=True)
+    with _Temporary(temporaries, mode=0o444, durable=True) as temporary:
+        temporary.write(data)
+        os.fsync(temporary.descriptor)
         make_folders(path.parent)
         try:
-            os.link(temporary, path)
+            os.link(temporary.path, path)
         except FileExistsError:
             # An NFS server may have made the link and its answer got lost; then the retry
             # finds it there. The link count tells: open(2), on O_EXCL.
-            return temporary.stat().st_nlink == 2
+            return os.stat(temporary.path).st_nlink == 2  # noqa: PTH116
         sync(path.parent)
     return True
 
 
-def _write(descriptor: int, data: bytes | memoryview, *, durable: bool) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    if durable:
-        os.fsync(descriptor)
+@functools.lru_cache(maxsize=4096)
+def _place(root: str, hex: str) -> Path:
+    return Path(f"{root}/{hex[:2]}/{hex}")  # which is slow to make, and asked for again and again
 
 
 class Blobs:
@@ -184,7 +212,7 @@ class Blobs:
 
     def path(self, digest: Digest) -> Path:
         """Where a blob is, or would be."""
-        return Path(f"{self._root}/{digest.hex[:2]}/{digest.hex}")
+        return _place(self._root, digest.hex)
 
     def __iter__(self) -> Iterator[tuple[Digest, Path]]:
         """Every blob there is, in the order of the digests."""
@@ -214,20 +242,16 @@ class Blobs:
         """
         from hubstate.copying import copy_stream  # here, as a warm load copies nothing
 
-        temporary_file = _temporary(self.temporaries, mode=0o444, durable=durable)
-        with temporary_file as (temporary, descriptor):
-            digest, size = copy_stream(stream, descriptor, limit=info.size, progress=progress)
+        with _Temporary(self.temporaries, mode=0o444, durable=durable) as temporary:
+            digest, size = copy_stream(
+                stream, temporary.descriptor, limit=info.size, progress=progress
+            )
             check_info(info, FileInfo(size=size, digest=digest), what=what)
             path = self.path(digest)
             if not replace and (kept := _touch(path, size)):
                 return digest, kept
-            if durable:
-                os.fsync(descriptor)
-            make_folders(path.parent, durable=durable)
-            os.replace(temporary, path)
-            if durable:
-                sync(path.parent)
-            return digest, os.fstat(descriptor)
+            temporary.move(path)
+            return digest, os.fstat(temporary.descriptor)
 
     def adopt(self, path: Path) -> tuple[Digest, os.stat_result]:
         """Make a blob of a file below ``tmp``, which is whole: it is hashed, and moved.

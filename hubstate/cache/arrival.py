@@ -23,7 +23,7 @@ from hubstate.errors import NotFound
 from hubstate.header import Header, header_size
 from hubstate.progress import Hook
 from hubstate.transport import RangesRefused
-from hubstate.transport.chunks import Chunk, Range, cut, tensors_of, tile, union
+from hubstate.transport.chunks import Chunk, Range, cut, tensors_of, union
 from hubstate.values import replace
 
 __all__ = ["Arrival"]
@@ -53,7 +53,7 @@ class Arrival:
         self.source.check_allowed(self.name)
         if self.source.endpoint.holds(self.source.commit, self.name):
             return self._fetch(progress)
-        self._leases = held(self.cache.writable)
+        self._leases = self._held()
         return take_turns(
             self.cache.writable,
             self._key,
@@ -63,7 +63,7 @@ class Arrival:
 
     def part(self, tensors: Collection[str], header: Header | None, progress: Hook) -> Path:
         """The file with some tensors; see :meth:`Source.obtain_tensors`."""
-        self._leases = held(self.cache.writable)
+        self._leases = self._held()
         remote = self._remote(header)
         if remote is None:
             return self.whole(progress)
@@ -79,6 +79,10 @@ class Arrival:
             find=lambda: self.source.find(self.name) or find_ranges(self.cache, remote, wanted),
             fetch=lambda: self._fetch_ranges(remote, wanted, progress),
         )
+
+    def _held(self) -> Mapping[Path, bytes]:
+        batch, folder = self.source.batch, self.cache.writable
+        return batch.held(folder) if batch else held(folder)
 
     def prefix(self) -> bytes | None:
         """The header of a weights file, from whatever part of the file the cache has."""
@@ -120,7 +124,7 @@ class Arrival:
         path, digest, traffic = self._transfer(progress)
         self.source.paths[self.name] = path
         self._count(traffic)
-        self._learn(FileInfo(size=path.stat().st_size, digest=digest))
+        self._learn(FileInfo(size=self._size(path), digest=digest))
         return path
 
     def _transfer(self, progress: Hook) -> tuple[Path, Digest, Traffic]:
@@ -132,7 +136,11 @@ class Arrival:
         with source.endpoint.read(source.commit, self.name) as stream:
             info = source.info(self.name)
             path, digest = self.cache.store(stream, info=info, what=self._what, progress=progress)
-        return path, digest, Traffic(downloaded=path.stat().st_size)
+        return path, digest, Traffic(downloaded=self._size(path))
+
+    def _size(self, path: Path) -> int:
+        listed = self.source.info(self.name).size
+        return path.stat().st_size if listed is None else listed
 
     def _fetch_ranges(self, remote: Remote, wanted: Sequence[Range], progress: Hook) -> Path:
         try:
@@ -173,12 +181,11 @@ class Arrival:
         size = info.size
         if not source.endpoint.remote or not size:
             return None
-        record = source.records.get(self.name)
         return Remote(
             what=self._what,
             size=size,
             digest=info.digest,
-            tiles=(tile(record) if record else None) or _unsealed(header),
+            tiles=source.tiles(self.name) or _unsealed(header),
             identity=self._identity,
             commit=source.commit,
             leases=self._leases,

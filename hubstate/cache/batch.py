@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 
 from hubstate.cache.donors import LEAST, Place, find_chunks
 from hubstate.cache.layers import Cache
+from hubstate.cache.leases import held
 from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit
-from hubstate.manifest import FileRecord
-from hubstate.transport.chunks import Chunk, tile
+from hubstate.transport.chunks import Chunk
 from hubstate.transport.convoy import Convoy
 from hubstate.transport.pace import Pace
 
 __all__ = ["Batch"]
 
+_MOMENT = 0.1  # seconds: a lease that was made within that time is not waited for
 _SMALL = 16 << 20  # bytes that one connection brings, where other files have others
 
 
@@ -25,22 +28,30 @@ class Batch:
     def __init__(self) -> None:
         self._searched: frozenset[Digest] = frozenset()
         self._donors: dict[Digest, Place] = {}
+        self._held: Mapping[Path, bytes] = {}
+        self._due = 0.0
         self.convoy = Convoy()
         """Where they are until they are whole."""
 
     def search(
-        self, cache: Cache, records: Collection[FileRecord], *, near: Sequence[Commit]
+        self, cache: Cache, files: Mapping[Digest, Iterable[Chunk]], *, near: Sequence[Commit]
     ) -> None:
         """Look through the cache once for what the files have in common with others.
 
         Args:
             cache: all of its folders are searched.
-            records: files that are not there, and have no large chunk in common.
+            files: the chunks of those that are not there, and have no large one in common.
             near: the commits that they are of, which are not looked at.
         """
-        missing = chain.from_iterable(tile(record) or () for record in records)
-        self._donors = find_chunks(cache, missing, near=near)
-        self._searched = frozenset(record.digest for record in records)
+        self._donors = find_chunks(cache, chain.from_iterable(files.values()), near=near)
+        self._searched = frozenset(files)
+
+    def held(self, folder: Path | None) -> Mapping[Path, bytes]:
+        """The leases of other processes, as they were a moment ago; see :func:`leases.held`."""
+        if time.monotonic() > self._due:
+            self._held = held(folder)
+            self._due = time.monotonic() + _MOMENT
+        return self._held
 
     def donors(self, file: Digest | None, chunks: Sequence[Chunk]) -> dict[Digest, Place] | None:
         """Where chunks of a file are to be had, if it was searched for those."""

@@ -178,19 +178,23 @@ def _filling(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Iterator[
             partials.discard()
         raise
     finally:
-        if not part.have or not part.path.exists():
+        if part.moved or not part.have:
             part.discard()
-        with contextlib.suppress(OSError):
-            partials.folder.rmdir()
+        if part.folder.parent == partials.folder:
+            with contextlib.suppress(OSError):
+                partials.folder.rmdir()
 
 
 def _begin(folder: Path, remote: Remote) -> Part:
     """A run in a folder, which whoever leaves it empty removes, maybe at this moment."""
     home = folder / "partial"
     place = home / remote.key
-    unpack(home / MANY, home)
-    if remote.batch and not os.path.isdir(place):  # noqa: PTH112 - nothing to go on with
-        return remote.batch.convoy.begin(home / MANY, remote.key)
+    if remote.batch:
+        remote.batch.convoy.look_at(home / MANY, home)
+        if not os.path.isdir(place):  # noqa: PTH112 - nothing to go on with
+            return remote.batch.convoy.begin(home / MANY, remote.key)
+    else:
+        unpack(home / MANY, home)
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError):
             make_folders(place, durable=False)
@@ -231,7 +235,7 @@ def _fill(
     missing = _missing(remote, part, wanted)
     progress(max(0, total - _size(missing)))
     with reachable(f"{remote.what}: cannot be written to {part.folder}"):
-        part.reserve(remote.size, [])
+        part.resize(remote.size)
         copied = _reuse(cache, remote, part, missing, progress) if remote.sealed else 0
         downloaded = 0
         while missing := _missing(remote, part, wanted):
@@ -274,7 +278,7 @@ def _places(cache: Cache, remote: Remote, missing: Sequence[Chunk]) -> Mapping[D
 def _download(
     remote: Remote, part: Part, chunks: Sequence[Chunk], copied: int, progress: Hook
 ) -> int:
-    part.reserve(remote.size, union((chunk.start, chunk.stop) for chunk in chunks))
+    part.reserve(union((chunk.start, chunk.stop) for chunk in chunks))
     transfer(
         remote.read,
         chunks,
@@ -310,9 +314,7 @@ def _finish(folder: Path, remote: Remote, part: Part) -> Path:
     if digest is None or remote.digest not in (None, digest):
         raise DigestMismatch(f"{remote.what}: expected {remote.digest}, found {digest}")
     path = Blobs(folder).path(digest)
-    make_folders(path.parent, durable=False)
     status = part.move(path, durable=remote.batch is None)
     write_receipt(folder, folder, digest, status=status, seal=remote.seal)
     Partials(folder, remote.key).supersede(path, None, digest=digest)
-    part.discard()
     return path

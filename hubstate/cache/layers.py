@@ -70,7 +70,7 @@ class Cache:
     def __init__(self, folders: Sequence[Path] | None = None) -> None:
         given = settings.cache_folders() if folders is None else folders
         self.folders = tuple(Path(os.path.abspath(folder)) for folder in given)  # noqa: PTH100
-        self._tidied = False
+        self._tidied = self._made = False
 
     @cached_property
     def writable(self) -> Path | None:
@@ -198,15 +198,20 @@ class Cache:
                 f"{places}. Name one that can be in HUBSTATE_CACHE"
             )
         with reachable(f"cache folder {folder}"):
-            make_folders(folder, durable=False)
-            tag = folder / "CACHEDIR.TAG"
-            if not os.path.exists(tag):  # noqa: PTH110 - half the time
-                write_file(tag, _TAG, temporaries=folder / "tmp", durable=False)
+            if not (self._made and os.path.isdir(folder)):  # noqa: PTH112 - half the time
+                self._make(folder)
             room = os.statvfs(folder)
         if room.f_bavail * room.f_frsize < size:
             free = room.f_bavail * room.f_frsize
             raise Unreachable(f"{what}: needs {size} bytes, the cache {folder} has {free} left")
         return folder
+
+    def _make(self, folder: Path) -> None:
+        make_folders(folder, durable=False)
+        tag = folder / "CACHEDIR.TAG"
+        if not tag.exists():
+            write_file(tag, _TAG, temporaries=folder / "tmp", durable=False)
+        self._made = True
 
     def known(self, endpoint: str, reference: Reference) -> KnownRelease | None:
         """What a reference meant when a registry was last asked, in whichever folder."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hubstate.cache.arrival import Arrival
     from hubstate.cache.batch import Batch
     from hubstate.cache.fetching import Traffic
+    from hubstate.transport.chunks import Chunk
 
 __all__ = ["Source", "offline_error"]
 
@@ -49,6 +50,7 @@ class Source:
     """The digest of the digests of all chunks of a file, where an outline says it."""
     traffic: dict[str, Traffic] = field(default_factory=dict)
     """Where the bytes of each file came from that was fetched."""
+    tilings: dict[str, tuple[Chunk, ...]] = field(default_factory=dict)
     headers: dict[str, Header] = field(default_factory=dict)
     """What the header of each weights file says, once it was read."""
     batch: Batch | None = None
@@ -146,12 +148,21 @@ class Source:
 
     def seal(self, name: str) -> Digest | None:
         """The digest of the digests of all chunks of a file, where they are known."""
-        if name in self.seals or name not in self.records:
-            return self.seals.get(name)
-        from hubstate.transport.chunks import seal, tile
+        if name not in self.seals and (tiles := self.tiles(name)):
+            from hubstate.transport.chunks import seal
 
-        tiles = tile(self.records[name])
-        return seal(tiles) if tiles else None
+            self.seals[name] = seal(tiles)
+        return self.seals.get(name)
+
+    def tiles(self, name: str) -> tuple[Chunk, ...]:
+        """The chunks that make up a file, in order; none where no manifest has their digests."""
+        if name not in self.records:
+            return ()
+        if name not in self.tilings:
+            from hubstate.transport.chunks import tile
+
+            self.tilings[name] = tile(self.records[name]) or ()
+        return self.tilings[name]
 
     @property
     def is_cut_off(self) -> bool:

@@ -41,8 +41,9 @@ class _Member(Part):
         pass
 
     def discard(self) -> None:
-        with contextlib.suppress(OSError):
-            self.path.unlink()
+        if not self.moved:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
 
 class Convoy:
@@ -51,7 +52,15 @@ class Convoy:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runs: dict[Path, tuple[Path, int]] = {}
+        self._looked_at: set[Path] = set()
         self._count = 0
+
+    def look_at(self, place: Path, home: Path) -> None:
+        """See once to what killed processes have left there; see :func:`unpack`."""
+        with self._lock:
+            if place not in self._looked_at:
+                unpack(place, home)
+                self._looked_at.add(place)
 
     def begin(self, place: Path, key: str) -> Part:
         """A new file, in a run in ``place``.

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from hubstate.blobs import listed, sync
+from hubstate.blobs import listed, make_folders, sync
 from hubstate.digest import Digest, hash_ranges
 from hubstate.transport.chunks import Chunk, Range, union
 
@@ -70,6 +70,8 @@ class Part:
         self.path = folder / name
         self.have: list[Chunk] = []
         """What is there and verified."""
+        self.moved = False
+        """Whether it has another name by now, for good."""
         self._lock = threading.Lock()
         self._journal = journal
         try:
@@ -99,13 +101,20 @@ class Part:
         """The verified ranges, joined and in order."""
         return union((chunk.start, chunk.stop) for chunk in self.have)
 
-    def reserve(self, size: int, ranges: Iterable[Range]) -> None:
-        """Give the file its length, and room for some ranges: that is quicker, and fails early.
+    def resize(self, size: int) -> None:
+        """Give the file its length.
+
+        Raises:
+            OSError: the file system has no files of that length.
+        """
+        os.ftruncate(self._descriptor, size)
+
+    def reserve(self, ranges: Iterable[Range]) -> None:
+        """Have room for some ranges: that is quicker, and fails early.
 
         Raises:
             OSError: there is no room.
         """
-        os.ftruncate(self._descriptor, size)
         if hasattr(os, "posix_fallocate"):
             for start, stop in ranges:
                 os.posix_fallocate(self._descriptor, start, stop - start)
@@ -160,6 +169,9 @@ class Part:
         Raises:
             OSError: this file cannot be written.
         """
+        copies = list(copies)
+        if not copies:
+            return 0
         from hubstate.copying import copy_range
         from hubstate.transport.copies import batches, join
 
@@ -204,12 +216,18 @@ class Part:
             OSError: the disk fails, or the name cannot be given.
         """
         os.fsync(self._descriptor)
-        os.replace(self.path, path)
+        try:  # the folder may be there, and to look first would take as long again
+            os.replace(self.path, path)
+        except FileNotFoundError:
+            make_folders(path.parent, durable=False)
+            os.replace(self.path, path)
+        self.moved = True
         if durable:
             sync(path.parent)
+        status = os.fstat(self._descriptor)
         if hasattr(os, "fchmod"):
-            os.fchmod(self._descriptor, os.fstat(self._descriptor).st_mode & 0o444)
-        return os.fstat(self._descriptor)
+            os.fchmod(self._descriptor, status.st_mode & 0o444)
+        return status
 
     def discard(self) -> None:
         """Remove all of it."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from hubstate.digest import Digest
 from hubstate.hub import Release
-from hubstate.transport.chunks import tile
 
 __all__ = ["Task", "each", "families"]
 
@@ -39,7 +38,6 @@ def families(tasks: Sequence[Task]) -> list[list[Task]]:
 
 def _digests(task: Task) -> Iterator[Digest]:
     release, name = task
-    record = release.source.records.get(name)
-    for chunk in (tile(record) or ()) if record else ():
+    for chunk in release.source.tiles(name):
         if chunk.digest and chunk.size >= _LEAST:
             yield chunk.digest
