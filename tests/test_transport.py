@@ -140,7 +140,8 @@ def fill(part: Part, *pieces: tuple[int, bytes]) -> None:
 
 def test_whoever_goes_on_with_a_run_has_what_was_verified_and_still_is(tmp_path: Path) -> None:
     with start_run(tmp_path) as part:
-        part.reserve(30, [(0, 5), (10, 25)])
+        part.resize(30)
+        part.reserve([(0, 5), (10, 25)])
         fill(part, (0, b"first"), (10, b"second"), (20, b"third"))
         part.write(memoryview(b"XX"), 11)
         with (part.folder / "journal").open("ab") as journal:
