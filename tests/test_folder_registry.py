@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hubstate.digest import Digest
@@ -370,7 +370,7 @@ json_values = st.recursive(
         },
     )
 )
-@settings(max_examples=200)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_a_hostile_commit_record_is_damage_and_nothing_else(record: dict[str, object]) -> None:
     data = json.dumps(record).encode()
     try:
