@@ -13,6 +13,7 @@ them in the kernel, or on the server that has them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -23,12 +24,34 @@ from hubstate.digest import Digest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["STEP", "copy_range", "copy_stream", "split"]
+__all__ = ["STEP", "begin_flush", "copy_range", "copy_stream", "split"]
 
 STEP = 64 << 20
 """Bytes to copy at a time: an interrupt waits for so much, and it is in memory to be hashed."""
 
 _BLOCK = 1 << 20
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+def begin_flush(descriptor: int, start: int, stop: int) -> None:
+    """Have the disk begin with bytes ``start`` up to ``stop`` of a file, where the system can.
+
+    Nothing is waited for. Whoever does wait in the end, with ``fsync``, then finds most of it
+    done; and is told of what has failed: sync_file_range(2).
+    """
+    if start < stop and (begin := _sync_file_range()):
+        begin(descriptor, start, stop - start, _SYNC_FILE_RANGE_WRITE)
+
+
+@functools.cache
+def _sync_file_range() -> Any:
+    """The function of the system's library; None where it has none."""
+    import ctypes  # here, as a warm load writes nothing
+
+    found = getattr(ctypes.CDLL(None), "sync_file_range", None) if os.name == "posix" else None
+    if found:
+        found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return found
 
 
 def copy_range(source: int, target: int, *, start: int, stop: int, at: int) -> None:

@@ -236,24 +236,25 @@ def _fill(
     progress(max(0, total - _size(missing)))
     with reachable(f"{remote.what}: cannot be written to {part.folder}"):
         part.resize(remote.size)
-        copied = _reuse(cache, remote, part, missing, progress) if remote.sealed else 0
+        if remote.sealed:
+            _reuse(cache, remote, part, missing, progress)
         downloaded = 0
         while missing := _missing(remote, part, wanted):
             once, copies = twins(missing)
-            downloaded += _download(remote, part, once, copied, progress)
+            downloaded += _download(remote, part, once, progress)
             part.copy(copies, part.path, progress=progress)
     return Traffic(downloaded=downloaded, reused=max(0, total - downloaded))
 
 
 def _reuse(
     cache: Cache, remote: Remote, part: Part, missing: Sequence[Chunk], progress: Hook
-) -> int:
+) -> None:
     """Copy chunks that are elsewhere in the cache, but for small ones between missing ones."""
     if _size(missing) < _LEAST:
-        return 0
+        return
     places = _places(cache, remote, missing)
     if not places:
-        return 0
+        return
     rest = {chunk for chunk in missing if chunk.digest not in places}
     along = set(bridge(missing, rest))
     copies: dict[Path, list[tuple[Chunk, int]]] = {}
@@ -261,7 +262,8 @@ def _reuse(
         if chunk not in along and chunk.digest:
             path, start = places[chunk.digest]
             copies.setdefault(path, []).append((chunk, start))
-    return sum(part.copy(some, path, progress=progress) for path, some in copies.items())
+    for path, some in copies.items():
+        part.copy(some, path, progress=progress)
 
 
 def _places(cache: Cache, remote: Remote, missing: Sequence[Chunk]) -> Mapping[Digest, Place]:
@@ -275,9 +277,7 @@ def _places(cache: Cache, remote: Remote, missing: Sequence[Chunk]) -> Mapping[D
     return wait_for_siblings(cache, missing, found, near=near, leases=leases)
 
 
-def _download(
-    remote: Remote, part: Part, chunks: Sequence[Chunk], copied: int, progress: Hook
-) -> int:
+def _download(remote: Remote, part: Part, chunks: Sequence[Chunk], progress: Hook) -> int:
     part.reserve(union((chunk.start, chunk.stop) for chunk in chunks))
     transfer(
         remote.read,
@@ -285,7 +285,6 @@ def _download(
         part,
         what=remote.what,
         pace=remote.batch.pace(chunks) if remote.batch else None,
-        unflushed=copied,
         progress=progress,
     )
     return _size(chunks)

@@ -33,7 +33,7 @@ __all__ = ["Read", "transfer"]
 _BLOCK = 1 << 20
 _SHORTEST, _LONGEST = 8 << 20, 64 << 20  # bytes of one request, where there is so much in a row
 _TICK = 0.1  # seconds
-_FLUSH = 64 << 20  # bytes that are left to the disk at one time, and fewer near the end
+_FLUSH = 2 << 20  # bytes that are left to the disk at one time
 
 
 class Read(Protocol):
@@ -49,7 +49,6 @@ def transfer(
     *,
     what: str,
     pace: Pace | None = None,
-    unflushed: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> None:
     """Fetch chunks into a part; what was verified before an error stays in its journal.
@@ -60,7 +59,6 @@ def transfer(
         part: takes the bytes and remembers what is right.
         what: in the errors' words.
         pace: how many connections to have.
-        unflushed: the bytes of the part that were written before, and have yet to reach the disk.
         progress: is told of verified bytes, from several threads, one at a time.
 
     Raises:
@@ -68,7 +66,7 @@ def transfer(
         HubstateError: whatever reading raises; the first of several errors.
         OSError: the part cannot be written.
     """
-    _Transfer(read, chunks, part, what, unflushed, progress).run(pace or Pace())
+    _Transfer(read, chunks, part, what, progress).run(pace or Pace())
 
 
 _own = threading.local()
@@ -89,7 +87,6 @@ class _Transfer:
         chunks: Iterable[Chunk],
         part: Part,
         what: str,
-        unflushed: int,
         progress: Callable[[int], object] | None,
     ) -> None:
         self._read, self._part, self._what, self._progress = read, part, what, progress
@@ -97,8 +94,6 @@ class _Transfer:
         self._left = sum(chunk.size for run in self._queue for chunk in run)
         self._total, self._arrived = self._left, 0
         self._flowing: set[threading.Thread] = set()
-        self._flushed = -unflushed
-        self._flusher: threading.Thread | None = None
         self._suspects: set[int] = set()
         self._change = threading.Condition()
         self._workers: dict[threading.Thread, Any] = {}
@@ -137,22 +132,6 @@ class _Transfer:
         self._workers[worker] = None
         worker.start()
 
-    def _flush(self) -> None:
-        """Keep the disk busy meanwhile; waiting for it at the end would take as long again."""
-        due = min(_FLUSH, max(_SHORTEST, (self._total - self._arrived) // 4))
-        idle = not (self._flusher and self._flusher.is_alive())
-        if self._wanted > 1 and idle and self._arrived - self._flushed >= due:
-            self._flushed = self._arrived
-            self._flusher = threading.Thread(target=self._flush_now, daemon=True)
-            self._flusher.start()
-
-    def _flush_now(self) -> None:
-        try:
-            self._part.flush()
-        except OSError as error:  # told once only: who asks later is told that all is well
-            with self._change:
-                self._error = self._error or error
-
     def _stop(self) -> None:
         with self._change:
             self._stopped = True
@@ -163,8 +142,6 @@ class _Transfer:
         for worker, stream in workers:
             # One that has no stream yet is waiting for a server, and will write nothing.
             worker.join(None if stream else 1.0)
-        if self._flusher:
-            self._flusher.join()
 
     def _work(self) -> None:
         me = threading.current_thread()
@@ -203,13 +180,16 @@ class _Transfer:
 
     def _fetch(self, span: list[Chunk], buffer: memoryview) -> None:
         with self._read(span[0].start, span[-1].stop) as stream, self._watched(stream):
-            checker = _Checker(span)
+            checker, flushed = _Checker(span), span[0].start
             while not checker.done and not self._stopped:
                 count = stream.readinto(buffer[: checker.left]) or 0
                 self._count(count)
                 self._part.write(buffer[:count], checker.position)
                 right = checker.take(buffer[:count])
                 self._keep(right)
+                if checker.position - flushed >= _FLUSH:
+                    self._part.begin_flush(flushed, checker.position)
+                    flushed = checker.position
                 if checker.wrong:
                     break
                 if not count:
@@ -234,7 +214,6 @@ class _Transfer:
     def _count(self, count: int) -> None:
         with self._change:
             self._arrived += count
-            self._flush()
             self._flowing.add(threading.current_thread())
 
     def _keep(self, chunks: list[Chunk]) -> None:

@@ -184,6 +184,7 @@ class Part:
             for batch in batches(copies):
                 for start, stop, at in join(batch):
                     copy_range(descriptor, self._descriptor, start=start, stop=stop, at=at)
+                    self.begin_flush(at, at + stop - start)
                 right = self._right([chunk for chunk, _ in batch])
                 self.keep(right)
                 count = sum(chunk.size for chunk in right)
@@ -199,13 +200,11 @@ class Part:
         found = hash_ranges(self.path, [(c.start, c.stop) for c in chunks])
         return [c for c, digest in zip(chunks, found, strict=True) if digest == c.digest]
 
-    def flush(self) -> None:
-        """Have what was written so far reach the disk, so that less is left for the end.
+    def begin_flush(self, start: int, stop: int) -> None:
+        """Have the disk begin with bytes that were written, so that less is left for the end."""
+        from hubstate.copying import begin_flush
 
-        Raises:
-            OSError: the disk fails.
-        """
-        getattr(os, "fdatasync", os.fsync)(self._descriptor)
+        begin_flush(self._descriptor, start, stop)
 
     def move(self, path: Path, *, durable: bool = True) -> os.stat_result:
         """Give the file another name, for good, once its bytes have reached the disk.
