@@ -51,6 +51,7 @@ class Source:
     traffic: dict[str, Traffic] = field(default_factory=dict)
     """Where the bytes of each file came from that was fetched."""
     tilings: dict[str, tuple[Chunk, ...]] = field(default_factory=dict)
+    """What :meth:`tiles` has found."""
     headers: dict[str, Header] = field(default_factory=dict)
     """What the header of each weights file says, once it was read."""
     batch: Batch | None = None
