@@ -57,6 +57,8 @@ class Batch:
         """Where chunks of a file are to be had, if it was searched for those."""
         if file not in self._searched:
             return None
+        if not self._donors:
+            return {}
         size = sum(chunk.size for chunk in chunks if chunk.digest in self._donors)
         return self._donors if size >= LEAST else {}
 

@@ -296,6 +296,8 @@ def _size(chunks: Iterable[Chunk]) -> int:
 
 def _missing(remote: Remote, part: Part, wanted: Sequence[Range]) -> list[Chunk]:
     have = part.covered
+    if all(is_covered(range, have) for range in wanted):
+        return []
     if not remote.tiles:
         return cut(subtract(wanted, have))
     if remote.sealed and not have and wanted == [(0, remote.size)]:

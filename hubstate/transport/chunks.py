@@ -162,6 +162,8 @@ def runs(chunks: Iterable[Chunk]) -> list[list[Chunk]]:
 
 def twins(chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[tuple[Chunk, int]]]:
     """Chunks to fetch, and those that can be copied from them, with where they are then."""
+    if len({chunk.digest.hex for chunk in chunks if chunk.digest}) == len(chunks):
+        return list(chunks), []
     first: dict[Digest | None, Chunk] = {}
     for chunk in chunks:
         if chunk.digest and chunk.size >= _TWIN:

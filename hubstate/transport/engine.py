@@ -278,10 +278,10 @@ class _Checker:
         return right
 
     def _close(self, chunk: Chunk) -> list[Chunk]:
-        digest = Digest(self._hasher.hexdigest())
-        if chunk.digest not in (None, digest):
-            self.wrong = digest
+        found = self._hasher.hexdigest()
+        if chunk.digest and chunk.digest.hex != found:
+            self.wrong = Digest(found)
             return []
         self.index += 1
         self._hasher = hashlib.sha256()
-        return [Chunk(chunk.start, chunk.stop, digest)]
+        return [chunk if chunk.digest else Chunk(chunk.start, chunk.stop, Digest(found))]
