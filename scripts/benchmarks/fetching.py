@@ -77,7 +77,8 @@ def measured(work, size):
 OURS = (
     MEASURED
     + """
-import requests
+import ctypes, requests
+import hubstate.cache.arrival, hubstate.endpoints.http, hubstate.transport.engine
 from hubstate.cache import Cache
 from hubstate.hub import open_release
 repo, size, *names = words
