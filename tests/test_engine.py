@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from hubstate import copying
 from hubstate.transport.chunks import Chunk, Range, cut, union
 from hubstate.transport.engine import transfer
+from hubstate.transport.pace import Pace
 from hubstate.transport.part import Part, start_run
 
 MB = 1 << 20
@@ -44,6 +46,24 @@ class Server:
     def read(self, start: int, stop: int) -> Iterator[Zeros]:
         self.asked.append((start, stop))
         yield Zeros(stop - start)
+
+
+class Crowd(Server):
+    """Remembers how many asked at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock, self.now, self.most = threading.Lock(), 0, 0
+
+    @contextmanager
+    def read(self, start: int, stop: int) -> Iterator[Zeros]:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.005)
+        yield Zeros(stop - start)
+        with self.lock:
+            self.now -= 1
 
 
 class Disk(Part):
@@ -111,6 +131,19 @@ def test_every_wanted_byte_is_asked_for_once(folder: Path, gaps: list[Range]) ->
     asked = ask(folder, tensors)
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(asked))
     assert union(asked) == union(tensors)
+
+
+@pytest.mark.parametrize(("pieces", "most"), [(4, 2), (24, 3)])
+def test_many_pieces_have_one_connection_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pieces: int, most: int
+) -> None:
+    """Each waits for its answer, and the processors need not."""
+    monkeypatch.setattr(Pace, "judge", lambda *_: None)
+    server = Crowd()
+    with disk(folder) as part:
+        tensors = [(at * 20 * MB, (at * 20 + 10) * MB) for at in range(pieces)]
+        transfer(server.read, cut(tensors), part, what="zeros")
+    assert server.most == most
 
 
 def test_little_is_left_to_the_disk_at_the_end(folder: Path) -> None:

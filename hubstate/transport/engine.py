@@ -25,13 +25,14 @@ from hubstate.blobs import Stream
 from hubstate.digest import Digest
 from hubstate.errors import DigestMismatch
 from hubstate.transport.chunks import Chunk, runs
-from hubstate.transport.pace import Pace
+from hubstate.transport.pace import FEWEST, Pace
 from hubstate.transport.part import Part
 
 __all__ = ["Read", "transfer"]
 
 _BLOCK = 1 << 20
 _SHORTEST, _LONGEST = 8 << 20, 64 << 20  # bytes of one request, where there is so much in a row
+_MANY = 8  # requests that there will be at least: one connection more, as one is mostly waiting
 _TICK = 0.1  # seconds
 _FLUSH = 2 << 20  # bytes that are left to the disk at one time
 
@@ -66,7 +67,8 @@ def transfer(
         HubstateError: whatever reading raises; the first of several errors.
         OSError: the part cannot be written.
     """
-    _Transfer(read, chunks, part, what, progress).run(pace or Pace())
+    work = _Transfer(read, chunks, part, what, progress)
+    work.run(pace or Pace(fewest=FEWEST if work.pieces < _MANY else FEWEST + 1))
 
 
 _own = threading.local()
@@ -100,6 +102,11 @@ class _Transfer:
         self._wanted = 0
         self._error: BaseException | None = None
         self._stopped = False
+
+    @property
+    def pieces(self) -> int:
+        """How many there are with gaps between them."""
+        return len(self._queue)
 
     def run(self, pace: Pace) -> None:
         if pace.connections == pace.most == 1:
