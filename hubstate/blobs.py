@@ -40,6 +40,7 @@ __all__ = [
     "link_once",
     "listed",
     "make_folders",
+    "move_file",
     "opened",
     "reachable",
     "sync",
@@ -120,6 +121,15 @@ def sync(path: Path) -> None:
             os.close(descriptor)
 
 
+def move_file(source: str | Path, path: Path, *, durable: bool) -> None:
+    """Give a file its place, in a folder that is made if need be; if durable, so is that folder."""
+    try:  # it mostly is there, and to look first would take as long again
+        os.replace(source, path)
+    except FileNotFoundError:
+        make_folders(path.parent, durable=durable)
+        os.replace(source, path)
+
+
 class _Temporary:
     """A new file of this process alone, open for writing; afterwards it has its place, or is gone.
 
@@ -149,11 +159,7 @@ class _Temporary:
         """Give the file its place, in the stead of what was there; durable, if that was said."""
         if self._durable:
             os.fsync(self.descriptor)
-        try:
-            os.replace(self.path, path)
-        except FileNotFoundError:
-            make_folders(path.parent, durable=self._durable)
-            os.replace(self.path, path)
+        move_file(self.path, path, durable=self._durable)
         self._moved = True
         if self._durable:
             sync(path.parent)

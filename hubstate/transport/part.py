@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from hubstate.blobs import listed, make_folders, sync
+from hubstate.blobs import listed, move_file, sync
 from hubstate.digest import Digest, hash_ranges
 from hubstate.transport.chunks import Chunk, Range, union
 
@@ -215,11 +215,7 @@ class Part:
             OSError: the disk fails, or the name cannot be given.
         """
         os.fsync(self._descriptor)
-        try:  # the folder may be there, and to look first would take as long again
-            os.replace(self.path, path)
-        except FileNotFoundError:
-            make_folders(path.parent, durable=False)
-            os.replace(self.path, path)
+        move_file(self.path, path, durable=False)
         self.moved = True
         if durable:
             sync(path.parent)

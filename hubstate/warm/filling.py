@@ -137,14 +137,14 @@ def _grouped(
     _check_room([(r, name) for r, name in tasks if (id(r), name) in absent], cache, filter)
     groups = families(tasks)
     single = [group[0] for group in groups if len(group) == 1]
-    missing = [(release, name) for release, name in single if (id(release), name) in absent]
+    missing = [
+        (record.digest, release.source.tiles(name), release.commit)
+        for release, name in single
+        if (record := release.source.records.get(name)) and (id(release), name) in absent
+    ]
     if missing:
-        files = {
-            digest: release.source.tiles(name)
-            for release, name in missing
-            if (digest := release.source.info(name).digest)
-        }
-        batch.search(cache, files, near=[release.commit for release, _ in missing])
+        files = {digest: tiles for digest, tiles, _ in missing}
+        batch.search(cache, files, near=[commit for *_, commit in missing])
     return groups
 
 
