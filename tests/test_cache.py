@@ -413,7 +413,7 @@ def test_the_latest_answer_of_all_folders_counts(tmp_path: Path) -> None:
     old, new = commit_of({"a": b"1"}), commit_of({"a": b"2"}, id="2" * 40)
     know(lower, "org/name", old)
     know(upper, "org/name", new)
-    record = next((tmp_path / "lower").rglob("main.json"))
+    record = next((tmp_path / "lower").rglob("revision-main.json"))
     record.write_text(record.read_text().replace(str(datetime.now(UTC).year), "2020"))
     for folders in ([*lower.folders, *upper.folders], [*upper.folders, *lower.folders]):
         known = Cache(folders).known(ENDPOINT, Reference.parse("org/name"))
@@ -434,7 +434,7 @@ def test_a_digest_that_was_measured_is_kept_where_the_registry_states_none(cache
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"schema": 1, "commit": 3, "resolved": 4}'])
 def test_a_torn_record_counts_as_absent(cache: Cache, data: bytes) -> None:
     know(cache, "org/name", commit_of({"a": b"1"}))
-    record = next(cache.folders[0].rglob("main.json"))
+    record = next(cache.folders[0].rglob("revision-main.json"))
     record.write_bytes(data)
     assert cache.known(ENDPOINT, Reference.parse("org/name")) is None
     assert entries(cache) == []
@@ -492,7 +492,7 @@ def test_removing_a_release_keeps_what_others_need(cache: Cache) -> None:
     remove(cache, Reference.parse("org/name"), every=True)
     assert entries(cache) == []
     assert not shared.exists()
-    assert not list(cache.folders[0].rglob("commits/*.json"))
+    assert not list(cache.folders[0].rglob("commit-*.json"))
 
 
 def test_a_release_is_removed_by_its_commit_too(cache: Cache) -> None:
@@ -525,7 +525,7 @@ def test_pruning_forgets_what_was_long_unused(cache: Cache) -> None:
     path, _ = store(cache, b"abc")
     know(cache, "org/name", commit_of({"a": b"abc"}))
     assert prune(cache, unused=3600, age=-1).paths == ()
-    record = next(cache.folders[0].rglob("main.json"))
+    record = next(cache.folders[0].rglob("revision-main.json"))
     os.utime(record, (0, 0))
     assert entries(cache)[0].used.year == 1970
     assert {record, path} <= set(prune(cache, unused=3600, age=-1, dry_run=True).paths)
@@ -538,7 +538,7 @@ def test_pruning_forgets_what_was_long_unused(cache: Cache) -> None:
 def test_use_is_remembered_to_the_hour(cache: Cache) -> None:
     commit = commit_of({"a": b"abc"})
     know(cache, "org/name", commit)
-    record = next(cache.folders[0].rglob("main.json"))
+    record = next(cache.folders[0].rglob("revision-main.json"))
     os.utime(record, (0, 0))
     know(cache, "org/name", commit)
     assert time.time() - record.stat().st_mtime < 60

@@ -471,7 +471,7 @@ def test_what_is_warm_has_reached_the_disk(monkeypatch: pytest.MonkeyPatch) -> N
     with served(files(10)) as [hub]:
         wanted = [warm.Wanted(reference=Reference.parse("org/name"), registry=hub.base)]
         [proof] = warm.warm(wanted, progress=quiet)
-    records = (Path(os.environ["HUBSTATE_CACHE"]) / "endpoints").glob("*/*/*/*/*.json")
+    records = (Path(os.environ["HUBSTATE_CACHE"]) / "endpoints").glob("*/*/*/*.json")
     kept = [*(file.path for file in proof.files if file.path), *records]
     assert len(kept) == 3 + 2
     assert {path.stat().st_ino for path in kept} <= flushed

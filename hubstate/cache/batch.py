@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -10,10 +11,11 @@ from pathlib import Path
 from hubstate.cache.donors import LEAST, Place, find_chunks
 from hubstate.cache.layers import Cache
 from hubstate.cache.leases import held
+from hubstate.cache.partials import MANY, keys_of_parts
 from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit
 from hubstate.transport.chunks import Chunk
-from hubstate.transport.convoy import Convoy
+from hubstate.transport.convoy import Convoy, unpack
 from hubstate.transport.pace import Pace
 
 __all__ = ["Batch"]
@@ -30,6 +32,8 @@ class Batch:
         self._donors: dict[Digest, Place] = {}
         self._held: Mapping[Path, bytes] = {}
         self._due = 0.0
+        self._lock = threading.Lock()
+        self._begun: set[str] | None = None
         self.convoy = Convoy()
         """Where they are until they are whole."""
 
@@ -52,6 +56,17 @@ class Batch:
             self._held = held(folder)
             self._due = time.monotonic() + _MOMENT
         return self._held
+
+    def has_begun(self, cache: Cache, folder: Path, key: str) -> bool:
+        """Whether there were ranges of a file, by its key, before the first file was fetched.
+
+        What killed processes have left in ``folder`` gets runs of its own; see :func:`unpack`.
+        """
+        with self._lock:
+            if self._begun is None:
+                unpack(folder / "partial" / MANY, folder / "partial")
+                self._begun = keys_of_parts(cache.folders)
+        return key in self._begun
 
     def donors(self, file: Digest | None, chunks: Sequence[Chunk]) -> dict[Digest, Place] | None:
         """Where chunks of a file are to be had, if it was searched for those."""

@@ -14,7 +14,6 @@ tells whether a range is what was published; that no bit has changed since it ar
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -164,13 +163,15 @@ def _filling(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Iterator[
     partials = Partials(folder, remote.key)
     what = f"{remote.what}: cannot be written to the cache {folder}"
     with reachable(what):
-        part = _begin(folder, remote)
+        begun = remote.batch is None or remote.batch.has_begun(cache, folder, remote.key)
+        part = _begin(folder, remote, begun=begun)
     try:
         with part:
             size = sum(b - a for a, b in wanted)
-            cache.ready(max(0, size - room_of(part.path)), remote.what)
+            cache.ready(max(0, size - room_of(part.path) if begun else size), remote.what)
             with reachable(what):
-                _take_over(cache, remote, part)
+                if begun:
+                    _take_over(cache, remote, part)
             yield folder, part
     except (DigestMismatch, RangesRefused) as error:
         part.discard()
@@ -185,16 +186,14 @@ def _filling(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Iterator[
                 partials.folder.rmdir()
 
 
-def _begin(folder: Path, remote: Remote) -> Part:
+def _begin(folder: Path, remote: Remote, *, begun: bool) -> Part:
     """A run in a folder, which whoever leaves it empty removes, maybe at this moment."""
     home = folder / "partial"
     place = home / remote.key
-    if remote.batch:
-        remote.batch.convoy.look_at(home / MANY, home)
-        if not os.path.isdir(place):  # noqa: PTH112 - nothing to go on with
-            return remote.batch.convoy.begin(home / MANY, remote.key)
-    else:
+    if remote.batch is None:
         unpack(home / MANY, home)
+    elif not begun:
+        return remote.batch.convoy.begin(home / MANY, remote.key)
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError):
             make_folders(place, durable=False)

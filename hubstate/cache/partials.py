@@ -28,7 +28,7 @@ from hubstate.blobs import DAY, listed, make_folders, write_file
 from hubstate.cache.receipts import facts_of
 from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
-from hubstate.transport.convoy import find_members
+from hubstate.transport.convoy import find_members, keys_of_members
 from hubstate.transport.part import Part, read_journal, room_of, runs_in
 from hubstate.values import frozen
 
@@ -38,6 +38,7 @@ __all__ = [
     "Partials",
     "discard_partials",
     "find_parts",
+    "keys_of_parts",
     "partial_digests",
     "read_partial",
 ]
@@ -173,6 +174,13 @@ def find_parts(folders: Iterable[Path], key: str) -> Iterator[tuple[Path, Sequen
         for run in runs_in(partials.folder):
             yield run / "part", read_journal(run / "journal")
         yield from find_members(folder / "partial" / MANY, key)
+
+
+def keys_of_parts(folders: Iterable[Path]) -> set[str]:
+    """The keys of the files of which :func:`find_parts` finds anything."""
+    homes = [folder / "partial" for folder in folders]
+    keys = {place.name for home in homes for place in listed(home, "*")}
+    return keys.union(*(keys_of_members(home / MANY) for home in homes))
 
 
 def partial_digests(folders: Iterable[Path]) -> set[Digest]:

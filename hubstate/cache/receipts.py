@@ -18,8 +18,9 @@ Small blobs have none: hashing one takes no longer than reading its receipt. The
 wait for the disk either, as others do before a receipt vouches for them.
 
 A receipt holds while the blob's size, time of change and inode are what they were when its
-content was verified. A lost or torn receipt costs one hashing and nothing else, so that it is
-written without waiting for the disk.
+content was verified. One that is lost or torn, or of which two processes have each written a piece,
+is none, and costs one hashing and nothing else: so it is written in its place at once, without
+waiting for the disk.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from hubstate.blobs import write_file
+from hubstate.blobs import make_folders
 from hubstate.digest import Digest
 
 UNRECEIPTED = 32 << 10
@@ -75,8 +76,20 @@ def write_receipt(
     facts = facts_of(status) | ({"seal": str(seal)} if seal else {})
     data = json.dumps(facts).encode()
     with contextlib.suppress(OSError):
-        path = Path(_path(folder, blobs, digest))
-        write_file(path, data, temporaries=folder / "tmp", durable=False)
+        descriptor = _open(_path(folder, blobs, digest))
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+
+def _open(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+    try:  # its folder mostly is there
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        make_folders(Path(path).parent, durable=False)
+        return os.open(path, flags, 0o666)
 
 
 def drop_receipt(folder: Path, blobs: Path, digest: Digest) -> None:

@@ -5,8 +5,8 @@
     FOLDER/endpoints/<12 hex of the digest of the registry's URL>/
     ├── endpoint.json                     {"name": "https://…", "schema": 1}
     └── org/name/                         a repository without an organisation is _/name
-        ├── commits/<40 hex>.json         the files of a commit, with their sizes and digests
-        └── revisions/<quoted>.json       {"commit": "<40 hex>", "resolved": "<date>", …};
+        ├── commit-<40 hex>.json          the files of a commit, with their sizes and digests
+        └── revision-<quoted>.json        {"commit": "<40 hex>", "resolved": "<date>", …};
                                           the file's time is that of the last use
 
 A record is written without waiting for the disk: one that a power cut has torn counts as absent,
@@ -37,10 +37,11 @@ from hubstate.errors import Damaged, reason
 from hubstate.reference import Reference, quote_name, unquote_name
 from hubstate.values import frozen, replace
 
-__all__ = ["KnownRelease", "Releases"]
+__all__ = ["KnownRelease", "Releases", "commit_id"]
 
 # What is merged must not be overwritten by who merged at that time; others need not wait for it.
 _MERGING = tuple(threading.Lock() for _ in range(32))
+_COMMIT, _REVISION = "commit-", "revision-"
 _USE = 3600.0  # seconds: the time of last use is kept to the hour, which costs nothing to read
 
 
@@ -89,7 +90,7 @@ class Releases:
         )
 
     def _commit(self, endpoint: str, repo: str, id: str) -> Commit:
-        path = Path(f"{self._repo(endpoint, repo)}/commits/{id}.json")
+        path = self._commit_record(endpoint, repo, id)
         return parse_commit(path.read_bytes(), repo=repo, id=id, what=str(path))
 
     def _find_alias(self, endpoint: str, reference: Reference) -> KnownRelease | None:
@@ -99,9 +100,10 @@ class Releases:
         return max(matches, key=lambda release: release.commit.date, default=None)
 
     def _known(self, endpoint: str, repo: str) -> Iterator[KnownRelease]:
-        for path in listed(Path(f"{self._repo(endpoint, repo)}/revisions"), "*.json"):
+        for path in listed(Path(self._repo(endpoint, repo)), f"{_REVISION}*.json"):
             with contextlib.suppress(OSError, Damaged, ValueError):
-                reference = Reference(repo=repo, revision=unquote_name(path.stem))
+                revision = unquote_name(path.stem.removeprefix(_REVISION))
+                reference = Reference(repo=repo, revision=revision)
                 yield self._read(endpoint, reference, path)
 
     def all(self) -> Iterator[KnownRelease]:
@@ -120,16 +122,17 @@ class Releases:
         ``without``: the ids of commits that are left out.
         """
         name = repo if "/" in repo else f"_/{repo}"
-        listed = (self.folder / "endpoints").glob(f"*/{name}/commits/*.json")
-        paths = (path for path in listed if path.stem not in without)
+        paths = [path for path in self.commits(name) if commit_id(path) not in without]
         found: list[Commit] = []
         for path in sorted(paths, key=_written, reverse=True)[:limit]:
             with contextlib.suppress(OSError, Damaged):
-                data = path.read_bytes()
-                found.append(
-                    parse_commit(data, repo=_repo(path.parents[1]), id=path.stem, what=str(path))
-                )
+                data, repo = path.read_bytes(), _repo(path.parent)
+                found.append(parse_commit(data, repo=repo, id=commit_id(path), what=str(path)))
         return found
+
+    def commits(self, name: str = "*/*") -> Iterator[Path]:
+        """The records of commits, of all repositories or of those with a name like this."""
+        return (self.folder / "endpoints").glob(f"*/{name}/{_COMMIT}*.json")
 
     def record(self, endpoint: str, reference: Reference, commit: Commit) -> None:
         """Remember what a reference means.
@@ -164,7 +167,7 @@ class Releases:
                 known = self._commit(endpoint, commit.repo, commit.id)
             merged = merge_digests(commit, known)
             if merged != known:
-                path = self._commit_record(endpoint, commit)
+                path = self._commit_record(endpoint, commit.repo, commit.id)
                 self._write(path, dump_commit(merged, indent=None))
 
     def _write(self, path: Path, data: bytes) -> None:
@@ -172,10 +175,8 @@ class Releases:
 
     def records(self, endpoint: str, reference: Reference, commit: Commit) -> tuple[Path, Path]:
         """Where it is recorded what a reference means, and which files the commit has."""
-        return self._revision(endpoint, reference), self._commit_record(endpoint, commit)
-
-    def _commit_record(self, endpoint: str, commit: Commit) -> Path:
-        return Path(f"{self._repo(endpoint, commit.repo)}/commits/{commit.id}.json")
+        record = self._commit_record(endpoint, commit.repo, commit.id)
+        return self._revision(endpoint, reference), record
 
     @staticmethod
     def touch(known: KnownRelease) -> None:
@@ -194,7 +195,15 @@ class Releases:
 
     def _revision(self, endpoint: str, reference: Reference) -> Path:
         place = self._repo(endpoint, reference.repo)
-        return Path(f"{place}/revisions/{quote_name(reference.revision)}.json")
+        return Path(f"{place}/{_REVISION}{quote_name(reference.revision)}.json")
+
+    def _commit_record(self, endpoint: str, repo: str, id: str) -> Path:
+        return Path(f"{self._repo(endpoint, repo)}/{_COMMIT}{id}.json")
+
+
+def commit_id(path: Path) -> str:
+    """The commit that a record is of."""
+    return path.stem.removeprefix(_COMMIT)
 
 
 def _repo(path: Path) -> str:

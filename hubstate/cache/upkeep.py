@@ -16,7 +16,7 @@ from hubstate.cache.leases import discard_leases
 from hubstate.cache.outlines import discard_outlines
 from hubstate.cache.partials import discard_partials
 from hubstate.cache.receipts import drop_receipt
-from hubstate.cache.releases import KnownRelease, Releases
+from hubstate.cache.releases import KnownRelease, Releases, commit_id
 from hubstate.digest import Digest
 from hubstate.errors import RevisionNotFound
 from hubstate.reference import Reference
@@ -245,9 +245,9 @@ def _sweep_commits(
 ) -> Iterator[Path]:
     ids = {release.commit.id for release in known}
     for folder in filter(can_write, cache.folders):
-        for path in (folder / "endpoints").glob("*/*/*/commits/*.json"):
+        for path in Releases(folder).commits():
             young = time.time() - _mtime(path) < age
-            if path.stem not in ids and not young and (dry_run or _unlink(path)):
+            if commit_id(path) not in ids and not young and (dry_run or _unlink(path)):
                 yield path
 
 

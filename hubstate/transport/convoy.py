@@ -25,7 +25,7 @@ from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk
 from hubstate.transport.part import Part, is_own, lines_of, lock_run, new_run, runs_in
 
-__all__ = ["Convoy", "find_members", "unpack"]
+__all__ = ["Convoy", "find_members", "keys_of_members", "unpack"]
 
 _LINE = re.compile(rb"^([0-9a-f]{64}-\d{1,9}) (\d{1,18}) (\d{1,18}) ([0-9a-f]{64})\n", re.MULTILINE)
 
@@ -52,15 +52,7 @@ class Convoy:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runs: dict[Path, tuple[Path, int]] = {}
-        self._looked_at: set[Path] = set()
         self._count = 0
-
-    def look_at(self, place: Path, home: Path) -> None:
-        """See once to what killed processes have left there; see :func:`unpack`."""
-        with self._lock:
-            if place not in self._looked_at:
-                unpack(place, home)
-                self._looked_at.add(place)
 
     def begin(self, place: Path, key: str) -> Part:
         """A new file, in a run in ``place``.
@@ -92,6 +84,12 @@ def find_members(place: Path, key: str) -> Iterator[tuple[Path, Sequence[Chunk]]
     for run in runs_in(place):
         for path in listed(run, f"{key}-*") if not is_own(run) else ():
             yield path, _read_journal(run).get(path.name, ())
+
+
+def keys_of_members(place: Path) -> set[str]:
+    """The keys for which :func:`find_members` finds any."""
+    runs = (run for run in runs_in(place) if not is_own(run))
+    return {path.name.partition("-")[0] for run in runs for path in listed(run, "*-*")}
 
 
 def unpack(place: Path, home: Path) -> None:

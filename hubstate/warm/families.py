@@ -15,7 +15,7 @@ Task = tuple[Release, str]
 _LEAST = 64 << 10  # bytes in one chunk: next to all models have some zeros in common
 
 
-def each(tasks: Sequence[Task]) -> list[list[Task]]:
+def each(tasks: Sequence[Task], _absent: Sequence[Task]) -> list[list[Task]]:
     """Every file by itself."""
     return [[task] for task in tasks]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from hubstate.cache import Cache
+from hubstate.cache.arrival import Arrival
 from hubstate.cache.batch import Batch
 from hubstate.collector import collection_paused
 from hubstate.endpoints import Endpoint
@@ -53,7 +54,7 @@ def warm(
         opening=in_turn if answered.all else at_once,
         size=lambda release, name: _missing(release, name, filter),
         prove=lambda release, name, hook: _fetch(release, name, filter, hook),
-        group=lambda tasks: _grouped(tasks, cache, batch, filter),
+        group=lambda tasks, absent: _grouped(tasks, absent, cache, batch, filter),
         label=f"{len(wanted)} releases",
         progress=progress,
     )
@@ -71,25 +72,27 @@ def prove_all(
     label: str,
     progress: Hook | None,
     opening: Callable[..., list[Proof]] = in_turn,
-    group: Callable[[Sequence[Task]], list[list[Task]]] = each,
+    group: Callable[[Sequence[Task], Sequence[Task]], list[list[Task]]] = each,
 ) -> list[Proof]:
     """Open every release, and prove every file of each, several at a time.
 
     ``opening`` says whether several are opened at a time as well, and ``group`` which files to
-    prove one after another.
+    prove one after another: of all, and of those with a size, once of each content.
     """
     with collection_paused():  # what manifests are parsed to stays alive
         opened = opening(lambda one: _opened(one, open), wanted)
     releases = [proof.release for proof in opened if proof.release]
     tasks = [(release, name) for release in releases for name in sorted(release.source.infos)]
-    total = sum(in_turn(lambda task: size(*task), _distinct(tasks)))
+    sizes = [(task, size(*task)) for task in _distinct(tasks)]
+    groups = group(tasks, [task for task, count in sizes if count])
+    total = sum(count for _, count in sizes)
     shown = bar(label, total=total) if progress is None else nullcontext(progress)
     with shown as drawn, shared(drawn) as hook:
 
         def work(tasks: Sequence[Task]) -> list[tuple[Release, FileProof]]:
             return [(release, prove(release, name, hook)) for release, name in tasks]
 
-        done = [pair for pairs in at_once(work, group(tasks), fewest=_FEWEST) for pair in pairs]
+        done = [pair for pairs in at_once(work, groups, fewest=_FEWEST) for pair in pairs]
     found: dict[int, list[FileProof]] = {}
     for release, file in sorted(done, key=lambda pair: pair[1].name):
         found.setdefault(id(release), []).append(file)
@@ -130,17 +133,20 @@ def _open(wanted: Wanted, first: Endpoint | None, cache: Cache, batch: Batch) ->
 
 
 def _grouped(
-    tasks: Sequence[Task], cache: Cache, batch: Batch, filter: Filter | None
+    tasks: Sequence[Task],
+    absent: Sequence[Task],
+    cache: Cache,
+    batch: Batch,
+    filter: Filter | None,
 ) -> list[list[Task]]:
     """The families; the cache is searched at once for what those of one file need."""
-    absent = {(id(release), name) for release, name in tasks if not _there(release, name)}
-    _check_room([(r, name) for r, name in tasks if (id(r), name) in absent], cache, filter)
+    _check_room(absent, cache, filter)
     groups = families(tasks)
-    single = [group[0] for group in groups if len(group) == 1]
+    single = {(id(release), name) for [(release, name), *others] in groups if not others}
     missing = [
         (record.digest, release.source.tiles(name), release.commit)
-        for release, name in single
-        if (record := release.source.records.get(name)) and (id(release), name) in absent
+        for release, name in absent
+        if (record := release.source.records.get(name)) and (id(release), name) in single
     ]
     if missing:
         files = {digest: tiles for digest, tiles, _ in missing}
@@ -150,7 +156,6 @@ def _grouped(
 
 def _check_room(absent: Sequence[Task], cache: Cache, filter: Filter | None) -> None:
     """Refuse what does not fit, before the first of it is fetched; a cache may be read-only."""
-    absent = _distinct(absent)
     if not absent or cache.writable is None:
         return
     sizes = [portion_size(release, name, filter) for release, name in absent]
@@ -170,14 +175,10 @@ def _written(proof: Proof, cache: Cache) -> Iterator[Path]:
 
 
 def _missing(release: Release, name: str, filter: Filter | None) -> int:
-    return 0 if _there(release, name) else portion_size(release, name, filter)
-
-
-def _there(release: Release, name: str) -> bool:
-    try:
-        return release.source.find(name) is not None
-    except HubstateError:
-        return False
+    with suppress(HubstateError):
+        if release.source.find(name):
+            return 0
+    return portion_size(release, name, filter)
 
 
 def _fetch(release: Release, name: str, filter: Filter | None, hook: Hook) -> FileProof:
@@ -185,7 +186,7 @@ def _fetch(release: Release, name: str, filter: Filter | None, hook: Hook) -> Fi
         before = release.source.find(name)
         chosen = None if before else wanted_tensors(release, name, filter)
         if chosen is None:
-            path = before or release.source.obtain(name, progress=hook)
+            path = before or Arrival(release.source, name).whole(hook)
             return prove(release, name, path, "present" if before else "fetched")
         if not chosen:
             release.keep_header(name)
