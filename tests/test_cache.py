@@ -517,7 +517,7 @@ def test_pruning_takes_what_no_release_names_once_it_is_old(cache: Cache) -> Non
     assert freed.size == 5
     assert kept.exists()
     (record,) = prune(cache, age=-1).paths
-    assert record.name == "1" * 40 + ".json"
+    assert record.name == f"commit-{'1' * 40}.json"
     assert cache.find(Digest.of(b"kept")).path == kept
 
 
