@@ -22,7 +22,8 @@ from hubstate.hub import Release, open_release
 from hubstate.manifest import Entry, Manifest, dump, hash_weights
 from hubstate.transport.chunks import Chunk
 from hubstate.transport.convoy import Convoy, find_members, unpack
-from hubstate.transport.part import Part, read_journal, runs_in
+from hubstate.transport.part import Part
+from hubstate.transport.runs import read_journal, runs_in
 from hubstate.values import replace
 from hubstate.workers import at_once
 

@@ -41,7 +41,7 @@ from hubstate.reference import Reference
 from hubstate.transport import Patience
 from hubstate.transport.chunks import Chunk, tile
 from hubstate.transport.copies import join
-from hubstate.transport.part import read_journal
+from hubstate.transport.runs import read_journal
 from hubstate.warm.families import families
 
 HASTE = Patience(attempts=4, base=0.001, longest=0.02)

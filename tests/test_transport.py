@@ -29,7 +29,8 @@ from hubstate.transport.chunks import (
 )
 from hubstate.transport.failures import retry_after
 from hubstate.transport.pace import FEWEST, MOST, Pace
-from hubstate.transport.part import Part, adopt_run, read_journal, runs_in, start_run
+from hubstate.transport.part import Part, adopt_run, start_run
+from hubstate.transport.runs import read_journal, runs_in
 
 SHA = Digest.of(b"")
 ranges = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), max_size=12)

@@ -41,7 +41,7 @@ from hubstate.manifest import Entry, Manifest, dump, hash_weights
 from hubstate.progress import quiet
 from hubstate.reference import Reference
 from hubstate.transport import Patience
-from hubstate.transport.part import read_journal
+from hubstate.transport.runs import read_journal
 
 HASTE = Patience(attempts=4, base=0.001, longest=0.02)
 NAME = "model.safetensors"

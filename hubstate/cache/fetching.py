@@ -43,7 +43,8 @@ from hubstate.transport.chunks import (
 )
 from hubstate.transport.convoy import unpack
 from hubstate.transport.engine import Read, transfer
-from hubstate.transport.part import Part, adopt_run, room_of, runs_in, start_run
+from hubstate.transport.part import Part, adopt_run, room_of, start_run
+from hubstate.transport.runs import runs_in
 from hubstate.values import frozen
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@
     FOLDER/partial/<64 hex>/       the key of one file, see hubstate.cache.fetching
     ├── <16 hex>.part              as long as the file, with holes; the name is that of its ranges
     ├── <16 hex>.json              {"digest": …, "facts": …, "ranges": [[start, stop, sha256], …]}
-    └── run-…/                     a transfer, see hubstate.transport.part
+    └── run-…/                     a transfer, see hubstate.transport.runs
     FOLDER/partial/many/run-…/     transfers of several files, see hubstate.transport.convoy
 
 A partial file never loses a range, so that a path stays good once it was given to somebody: one
@@ -29,7 +29,8 @@ from hubstate.cache.receipts import facts_of
 from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
 from hubstate.transport.convoy import find_members, keys_of_members
-from hubstate.transport.part import Part, read_journal, room_of, runs_in
+from hubstate.transport.part import Part, room_of
+from hubstate.transport.runs import read_journal, runs_in
 from hubstate.values import frozen
 
 __all__ = [

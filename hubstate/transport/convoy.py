@@ -3,7 +3,7 @@
 ::
 
     FOLDER/run-<8 hex of the machine>-<process>-<random>/
-    ├── <64 hex>-1   a file, named by its key, as hubstate.transport.part has one
+    ├── <64 hex>-1   a file, named by its key, as hubstate.transport.runs has one
     ├── <64 hex>-2   another one
     └── journal      a line for each verified chunk: "<64 hex>-1 start stop sha256"
 
@@ -23,7 +23,8 @@ from pathlib import Path
 from hubstate.blobs import listed, make_folders
 from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk
-from hubstate.transport.part import Part, is_own, lines_of, lock_run, new_run, runs_in
+from hubstate.transport.part import Part
+from hubstate.transport.runs import is_own, lines_of, lock_run, new_run, runs_in
 
 __all__ = ["Convoy", "find_members", "keys_of_members", "unpack"]
 
