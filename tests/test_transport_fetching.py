@@ -22,8 +22,9 @@ from hubs import Fault, Hub, free_port, serving
 import hubstate
 from hubstate.blobs import Blobs
 from hubstate.cache import Cache, upkeep
-from hubstate.cache.fetching import Remote, fetch_whole
+from hubstate.cache.fetching import fetch_whole
 from hubstate.cache.partials import partial_digests
+from hubstate.cache.remote import Remote
 from hubstate.digest import Digest
 from hubstate.endpoints.http import HttpEndpoint
 from hubstate.errors import (

@@ -10,7 +10,7 @@ from hubstate.cache.source import Source, offline_error
 from hubstate.lazy import importing
 
 if TYPE_CHECKING:
-    from hubstate.cache.fetching import Traffic
+    from hubstate.cache.remote import Traffic
     from hubstate.cache.upkeep import (
         CacheEntry,
         Freed,
@@ -42,7 +42,7 @@ __all__ = [
 __getattr__ = importing(
     __name__,
     {
-        "fetching": ("Traffic",),
+        "remote": ("Traffic",),
         "upkeep": (
             "CacheEntry",
             "Freed",

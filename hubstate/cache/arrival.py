@@ -14,9 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from hubstate.blobs import FileInfo
-from hubstate.cache.fetching import Remote, Traffic, fetch_ranges, fetch_whole, find_ranges
+from hubstate.cache.fetching import fetch_ranges, fetch_whole, find_ranges
 from hubstate.cache.leases import held, take_turns
 from hubstate.cache.partials import Partials
+from hubstate.cache.remote import Remote, Traffic
 from hubstate.cache.source import Source
 from hubstate.digest import Digest
 from hubstate.errors import NotFound

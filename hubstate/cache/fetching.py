@@ -3,12 +3,6 @@
 What is there already is taken over first, hashed again: from a run that was killed, from partial
 files of other folders of the cache or with other ranges, and from other releases that have the same
 tensors (:mod:`hubstate.cache.donors`). The rest is fetched.
-
-Two kinds of files are told apart. A **sealed** one has a digest for every chunk, from the
-manifest: each range is verified against what was published, and a file whose chunks are all right
-is right. One that is **not sealed** comes from a repository without manifest: its size is
-checked, and its digest once all of it is there, if the registry states one. Until then, nothing
-tells whether a range is what was published; that no bit has changed since it arrived is known.
 """
 
 from __future__ import annotations
@@ -16,8 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +17,8 @@ from hubstate.blobs import Blobs, make_folders, reachable
 from hubstate.cache.layers import Cache
 from hubstate.cache.partials import MANY, Partials, find_parts
 from hubstate.cache.receipts import write_receipt
+from hubstate.cache.remote import Remote, Traffic
 from hubstate.digest import Digest, hash_file
-from hubstate.endpoints.base import Commit
 from hubstate.errors import DigestMismatch
 from hubstate.progress import Hook
 from hubstate.transport import RangesRefused
@@ -36,85 +28,22 @@ from hubstate.transport.chunks import (
     bridge,
     cut,
     is_covered,
-    seal,
     subtract,
     twins,
     union,
 )
 from hubstate.transport.convoy import unpack
-from hubstate.transport.engine import Read, transfer
+from hubstate.transport.engine import transfer
 from hubstate.transport.part import Part, adopt_run, room_of, start_run
 from hubstate.transport.runs import runs_in
-from hubstate.values import frozen
 
 if TYPE_CHECKING:
-    from hubstate.cache.batch import Batch
     from hubstate.cache.donors import Place
 
-__all__ = ["Remote", "Traffic", "fetch_ranges", "fetch_whole", "find_ranges"]
+__all__ = ["fetch_ranges", "fetch_whole", "find_ranges"]
 
 _LEAST = 1 << 20  # bytes: what is missing, for it to be looked for in other releases
 _TRIES = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remote:
-    """A file that a registry has."""
-
-    what: str
-    """In the errors' words."""
-    size: int
-    digest: Digest | None
-    tiles: tuple[Chunk, ...]
-    """Chunks that make up the file, in order; none where nothing is known of its inside."""
-    identity: str
-    """What the file is, where its tiles do not say so: registry, commit and path."""
-    commit: Commit
-    """That it is of."""
-    read: Read
-    leases: Mapping[Path, bytes] = field(default_factory=dict)
-    """Of other processes, from before that of this file was taken."""
-    batch: Batch | None = None
-    """The files that are fetched at the same time, whose names reach the disk together."""
-
-    @property
-    def sealed(self) -> bool:
-        """Whether there is a digest for every byte."""
-        known = self.digest is not None and bool(self.tiles)
-        return known and all(chunk.digest for chunk in self.tiles)
-
-    @cached_property
-    def seal(self) -> Digest | None:
-        """The digest of all digests."""
-        return seal(self.tiles) if self.sealed else None
-
-    @cached_property
-    def key(self) -> str:
-        """The name under which parts of it are kept.
-
-        It covers the digests of all chunks: who can state a file's digest alone, in a manifest
-        of his own, must not get at the parts of the file that really has it.
-        """
-        return (self.seal or Digest.of(self.identity.encode())).hex
-
-
-@frozen
-class Traffic:
-    """Where the bytes of a file came from that was not in the cache as a whole.
-
-    >>> Traffic(downloaded=10) + Traffic(downloaded=1, reused=2)
-    Traffic(downloaded=11, reused=2)
-    """
-
-    downloaded: int = 0
-    """From the registry."""
-    reused: int = 0
-    """From other files in the cache, and from transfers that were broken off."""
-
-    def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(
-            downloaded=self.downloaded + other.downloaded, reused=self.reused + other.reused
-        )
 
 
 def find_ranges(cache: Cache, remote: Remote, wanted: Sequence[Range]) -> Path | None:

@@ -27,7 +27,7 @@ from hubstate.values import frozen
 if TYPE_CHECKING:
     from hubstate.cache.arrival import Arrival
     from hubstate.cache.batch import Batch
-    from hubstate.cache.fetching import Traffic
+    from hubstate.cache.remote import Traffic
     from hubstate.transport.chunks import Chunk
 
 __all__ = ["Source", "offline_error"]
