@@ -83,7 +83,7 @@ def prove_all(
         opened = opening(lambda one: _opened(one, open), wanted)
     releases = [proof.release for proof in opened if proof.release]
     tasks = [(release, name) for release in releases for name in sorted(release.source.infos)]
-    sizes = [(task, size(*task)) for task in _distinct(tasks)]
+    sizes = in_turn(lambda task: (task, size(*task)), _distinct(tasks))
     groups = group(tasks, [task for task, count in sizes if count])
     total = sum(count for _, count in sizes)
     shown = bar(label, total=total) if progress is None else nullcontext(progress)
