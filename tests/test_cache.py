@@ -243,6 +243,18 @@ def test_a_blob_without_its_receipt_is_hashed_once(cache: Cache, state: str) -> 
     assert json.loads(receipt.read_bytes()) == json.loads(whole)
 
 
+def test_a_receipt_that_is_there_is_replaced_and_not_written_into(cache: Cache) -> None:
+    """A snapshot of links keeps its own, and who may not write to a file may replace it."""
+    path, digest = store(cache, LARGE)
+    (receipt,) = (cache.folders[0] / "receipts").rglob(digest.hex)
+    before, link = receipt.read_bytes(), receipt.with_name("link")
+    os.link(receipt, link)
+    os.utime(path, ns=(0, 0))
+    assert cache.find(digest).path == path
+    assert json.loads(receipt.read_bytes())["mtime_ns"] == 0
+    assert link.read_bytes() == before
+
+
 def test_a_copied_cache_is_hashed_once_and_then_trusted(cache: Cache, tmp_path: Path) -> None:
     _, digest = store(cache, LARGE)
     shutil.copytree(cache.folders[0], tmp_path / "copy")

@@ -118,6 +118,8 @@ def test_after_a_kill_both_go_on_alone_or_together(hub: Hub, files: dict[str, by
     had = start_and_kill(hub)
     before, batch = sent(hub), Batch()
     assert had > 0
+    for name in NAMES:  # all of it is reserved
+        assert release(hub).source.room(name, len(files[name])) == 0
     assert release(hub).path(NAMES[0]).read_bytes() == files[NAMES[0]]
     assert release(hub, batch).path(NAMES[1]).read_bytes() == files[NAMES[1]]
     batch.convoy.close()

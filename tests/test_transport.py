@@ -212,6 +212,7 @@ def test_the_server_says_how_long_to_wait_in_seconds_or_by_date() -> None:
     assert 25 < (retry_after({"Retry-After": later}) or 0) <= 30
     assert retry_after({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0
     assert retry_after({"Retry-After": "-1"}) is None
+    assert retry_after({"Retry-After": f"Mon, 01 Jan 2020 00:00:00 -{'9' * 20}"}) is None
     assert retry_after({}) is None
 
 

@@ -77,7 +77,9 @@ class Partials:
     @property
     def begun(self) -> int:
         """The bytes on the disk that transfers take, of processes that live or were killed."""
-        return sum(room_of(run / "part") for run in runs_in(self.folder))
+        alone = (run / "part" for run in runs_in(self.folder))
+        members = find_members(self.folder.parent / MANY, self.folder.name)
+        return sum(map(room_of, (*alone, *(path for path, _ in members))))
 
     def find(self, wanted: Sequence[Range]) -> Path | None:
         """A file that has all of the wanted ranges."""

@@ -18,9 +18,9 @@ Small blobs have none: hashing one takes no longer than reading its receipt. The
 wait for the disk either, as others do before a receipt vouches for them.
 
 A receipt holds while the blob's size, time of change and inode are what they were when its
-content was verified. One that is lost or torn, or of which two processes have each written a piece,
-is none, and costs one hashing and nothing else: so it is written in its place at once, without
-waiting for the disk.
+content was verified. One that is lost or torn is none, and costs one hashing and nothing else: so
+it is written without waiting for the disk, and in its place at once. Where there is one already, it
+is replaced: somebody may be reading it, or have a link to it, or alone be allowed to write to it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from hubstate.blobs import make_folders
+from hubstate.blobs import make_folders, write_file
 from hubstate.digest import Digest
 
 UNRECEIPTED = 32 << 10
@@ -74,17 +74,21 @@ def write_receipt(
 ) -> None:
     """Keep a receipt, if it can be kept."""
     facts = facts_of(status) | ({"seal": str(seal)} if seal else {})
-    data = json.dumps(facts).encode()
+    data, path = json.dumps(facts).encode(), _path(folder, blobs, digest)
     with contextlib.suppress(OSError):
-        descriptor = _open(_path(folder, blobs, digest))
+        try:
+            descriptor = _create(path)
+        except FileExistsError:
+            write_file(Path(path), data, temporaries=folder / "tmp", durable=False)
+            return
         try:
             os.write(descriptor, data)
         finally:
             os.close(descriptor)
 
 
-def _open(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+def _create(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     try:  # its folder mostly is there
         return os.open(path, flags, 0o666)
     except FileNotFoundError:

@@ -102,7 +102,7 @@ def unpack(place: Path, home: Path) -> None:
     """
     for run in runs_in(place):
         with contextlib.suppress(OSError):
-            if journal := lock_run(run):
+            if (journal := lock_run(run)) is not None:
                 try:
                     _unpack(run, home)
                 finally:
