@@ -134,9 +134,10 @@ def test_a_convoy_of_another_machine_is_copied_from(hub: Hub, files: dict[str, b
     other = run.rename(run.with_name("run-00000000-1-0a"))
     with (other / "journal").open("ab") as journal:
         journal.write(b"torn")
-    before = sent(hub)
-    for name in NAMES:
-        assert release(hub).path(name).read_bytes() == files[name]
+    before, batch = sent(hub), Batch()
+    for name, one in zip(NAMES, [None, batch], strict=True):
+        assert release(hub, one).path(name).read_bytes() == files[name]
+    batch.convoy.close()
     assert sent(hub) - before == sum(len(files[name]) for name in NAMES) - had
     assert sorted(other.iterdir())[-1].name == "journal"
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,13 @@ def test_a_server_that_asks_for_time_is_given_it(hub: Hub, endpoint: HttpEndpoin
     assert len([seen for seen in hub.seen if seen.path.endswith("hello.txt")]) == 3
 
 
+def test_the_wait_that_a_server_asks_for_is_kept_within_bounds(hub: Hub) -> None:
+    hub.faults = [Fault(status=503, retry_after="60")]
+    start = time.monotonic()
+    assert read(HttpEndpoint(hub.base, patience=HASTE), "hello.txt") == b"hello"
+    assert 20 * HASTE.longest <= time.monotonic() - start < 10
+
+
 def test_a_server_that_stays_broken_is_unreachable(hub: Hub, endpoint: HttpEndpoint) -> None:
     hub.faults = [Fault(cut=0)] * 10
     with pytest.raises(Unreachable, match=r"hello\.txt of org/name@c+ .*\(tried 4 times\)"):
@@ -264,6 +272,15 @@ def test_a_redirect_in_a_circle_ends(hub: Hub, endpoint: HttpEndpoint) -> None:
         read(endpoint, "hello.txt")
 
 
+@pytest.mark.parametrize("place", ["http://[::1", "http://a:99999", "file:///etc"])
+def test_a_redirect_to_what_is_no_address_is_refused(
+    hub: Hub, endpoint: HttpEndpoint, place: str
+) -> None:
+    hub.elsewhere = place
+    with pytest.raises(Unreachable, match=r"hello\.txt of .* (leads|redirects) to"):
+        read(endpoint, "hello.txt")
+
+
 def test_what_is_hidden_without_a_token_is_not_found_and_says_why(
     hub: Hub, endpoint: HttpEndpoint
 ) -> None:
@@ -313,11 +330,18 @@ def test_a_server_that_answers_with_another_commit_is_not_believed(
         endpoint.resolve(MAIN.at(Hub.COMMIT))
 
 
-@pytest.mark.parametrize("path", ["../up", "/root", "a//b", "a\\b", ".git/config", "a/../b"])
-def test_a_path_that_climbs_is_refused(path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["../up", "/root", "a//b", "a\\b", ".git/config", "a/../b", "\ud800"]
+)
+def test_a_path_that_climbs_or_cannot_be_written_is_refused(path: str) -> None:
     data = json.dumps({"sha": "c" * 40, "siblings": [{"rfilename": path}]}).encode()
     with pytest.raises(Damaged, match="info"):
         parse_listing(data, repo="org/name", what="info")
+
+
+def test_what_cannot_be_written_of_an_author_is_replaced() -> None:
+    data = json.dumps({"sha": "c" * 40, "siblings": [], "author": "Ad\ud800a"}).encode()
+    assert parse_listing(data, repo="org/name", what="info").commit.author == "Ad?a"
 
 
 @settings(max_examples=60)

@@ -106,7 +106,7 @@ def _listing(info: Any, repo: str) -> Listing:
         id=_id(info["sha"]),
         parent=None,
         message="",
-        author=str(info.get("author") or ""),
+        author=_text(info.get("author")),
         date=parse_date(date) if date else _EPOCH,
         files={path: _info(row) for path, row in siblings.items()},
     )
@@ -141,7 +141,7 @@ def parse_refs(data: bytes, *, what: str) -> Refs:
 
 
 def _targets(rows: Any) -> Mapping[str, str]:
-    return {str(row["name"]): _id(row["targetCommit"]) for row in rows}
+    return {_text(row["name"]): _id(row["targetCommit"]) for row in rows}
 
 
 def parse_history(data: bytes, *, what: str) -> list[Row]:
@@ -154,8 +154,8 @@ def parse_history(data: bytes, *, what: str) -> list[Row]:
 
 
 def _row(row: Mapping[str, Any]) -> Row:
-    title, text = str(row.get("title") or ""), str(row.get("message") or "")
-    authors = (str(author.get("user") or "") for author in row.get("authors") or ())
+    title, text = _text(row.get("title")), _text(row.get("message"))
+    authors = (_text(author.get("user")) for author in row.get("authors") or ())
     return Row(
         id=_id(row["id"]),
         message=text if text.startswith(title) else f"{title}\n\n{text}".strip(),
@@ -170,7 +170,7 @@ def parse_names(data: bytes, *, what: str) -> list[str]:
     Raises:
         Damaged: it is anything else.
     """
-    return _parse(data, what, "a list of models", lambda rows: [str(row["id"]) for row in rows])
+    return _parse(data, what, "a list of models", lambda rows: [_text(row["id"]) for row in rows])
 
 
 def _parse(data: bytes, what: str, expected: str, read: Callable[[Any], T]) -> T:
@@ -187,6 +187,11 @@ def _parse(data: bytes, what: str, expected: str, read: Callable[[Any], T]) -> T
         raise Damaged(
             f"{what}: expected {expected}, found {data[:60]!r}: {reason(error)}"
         ) from error
+
+
+def _text(value: Any) -> str:
+    """What can be written and shown: JSON can have halves of characters, and UTF-8 cannot."""
+    return str(value or "").encode(errors="replace").decode()
 
 
 def _id(value: Any) -> str:

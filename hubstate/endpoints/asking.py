@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from hubstate import settings
 from hubstate.errors import (
@@ -17,7 +17,7 @@ from hubstate.errors import (
     RevisionNotFound,
     Unreachable,
 )
-from hubstate.transport import METADATA, Answer, Interrupted, origin, send
+from hubstate.transport import METADATA, Answer, Interrupted, follow, origin, send
 
 __all__ = ["ask", "ask_once", "ask_pages", "normal_url", "refusal", "with_query"]
 
@@ -58,7 +58,7 @@ def ask_pages(url: str, *, what: str) -> Iterator[bytes]:
         yield data
         if not following:
             return
-        at = urljoin(at, following)
+        at = follow(at, following, what=what)
 
 
 def _ask(

@@ -42,7 +42,7 @@ TIP: Final = "tip"
 Changes = Mapping[str, Path | bytes | None]
 """Files to write, by path, from a file or from memory; None removes one."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 
 
 @frozen

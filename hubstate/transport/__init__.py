@@ -4,7 +4,7 @@ from hubstate.transport.answer import Answer
 from hubstate.transport.body import Body, Steady, open_body, range_header
 from hubstate.transport.failures import Interrupted, RangesRefused
 from hubstate.transport.patience import METADATA, TRANSFER, Patience
-from hubstate.transport.requesting import origin, send
+from hubstate.transport.requesting import follow, origin, send
 
 __all__ = [
     "METADATA",
@@ -15,6 +15,7 @@ __all__ = [
     "Patience",
     "RangesRefused",
     "Steady",
+    "follow",
     "open_body",
     "origin",
     "range_header",

@@ -24,7 +24,7 @@ from hubstate.transport.failures import Interrupted, is_passing, retry_after
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["origin", "send"]
+__all__ = ["follow", "origin", "send"]
 
 _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two arrivals of bytes
 _HOPS = 10
@@ -74,12 +74,21 @@ def send(
         if answer.status not in _REDIRECTS or "Location" not in answer.headers:
             return _checked(answer, what)
         answer.close()
-        at = _next(at, answer.headers["Location"], what)
+        at = follow(at, answer.headers["Location"], what=what)
     raise Unreachable(f"{what}: {url} redirects more than {_HOPS} times")
 
 
-def _next(at: str, location: str, what: str) -> str:
-    target = urljoin(at, location)
+def follow(at: str, location: str, *, what: str) -> str:
+    """The URL that an answer from another one leads to.
+
+    Raises:
+        Unreachable: it is none, or not as secure.
+    """
+    try:
+        target = urljoin(at, location)
+        origin(target)
+    except ValueError as error:
+        raise Unreachable(f"{what}: {at} leads to {location[:200]!r}: {error}") from error
     downgraded = at.startswith("https:") and not target.startswith("https:")
     if downgraded or not target.startswith(("http:", "https:")):
         raise Unreachable(f"{what}: {at} redirects to {target[:200]}, which is not secure")
