@@ -128,6 +128,22 @@ def test_after_a_kill_both_go_on_alone_or_together(hub: Hub, files: dict[str, by
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_whoever_is_at_work_goes_on_with_what_one_has_that_began_later_and_was_killed(
+    hub: Hub, files: dict[str, bytes]
+) -> None:
+    hub.lfs.add("hubstate.json")  # or its chunks would be found as those of another release
+    batch = Batch()
+    release(hub, batch).path(NAMES[0])
+    had = start_and_kill(hub) - len(files[NAMES[0]])
+    before = sent(hub)
+    assert had > 0
+    assert release(hub, batch).path(NAMES[1]).read_bytes() == files[NAMES[1]]
+    batch.convoy.close()
+    assert sent(hub) - before == len(files[NAMES[1]]) - had
+    assert left_behind() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_convoy_of_another_machine_is_copied_from(hub: Hub, files: dict[str, bytes]) -> None:
     had = start_and_kill(hub)
     (run,) = runs_in(place())

@@ -11,7 +11,7 @@ from pathlib import Path
 from hubstate.cache.donors import LEAST, Place, find_chunks
 from hubstate.cache.layers import Cache
 from hubstate.cache.leases import held
-from hubstate.cache.partials import MANY, keys_of_parts
+from hubstate.cache.partials import MANY, has_parts
 from hubstate.digest import Digest
 from hubstate.endpoints.base import Commit
 from hubstate.transport.chunks import Chunk
@@ -33,7 +33,6 @@ class Batch:
         self._held: Mapping[Path, bytes] = {}
         self._due = 0.0
         self._lock = threading.Lock()
-        self._begun: set[str] | None = None
         self.convoy = Convoy()
         """Where they are until they are whole."""
 
@@ -58,15 +57,14 @@ class Batch:
         return self._held
 
     def has_begun(self, cache: Cache, folder: Path, key: str) -> bool:
-        """Whether there were ranges of a file, by its key, before the first file was fetched.
+        """Whether there are ranges of a file, by its key, from whomever, since whenever.
 
-        What killed processes have left in ``folder`` gets runs of its own; see :func:`unpack`.
+        Then what killed processes have left in ``folder`` gets runs of its own; see :func:`unpack`.
         """
-        with self._lock:
-            if self._begun is None:
+        with self._lock:  # what is half unpacked is found by nobody
+            if begun := has_parts(cache.folders, key):
                 unpack(folder / "partial" / MANY, folder / "partial")
-                self._begun = keys_of_parts(cache.folders)
-        return key in self._begun
+        return begun
 
     def donors(self, file: Digest | None, chunks: Sequence[Chunk]) -> dict[Digest, Place] | None:
         """Where chunks of a file are to be had, if it was searched for those."""

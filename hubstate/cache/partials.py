@@ -28,7 +28,7 @@ from hubstate.blobs import DAY, listed, make_folders, write_file
 from hubstate.cache.receipts import facts_of
 from hubstate.digest import Digest
 from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
-from hubstate.transport.convoy import find_members, keys_of_members
+from hubstate.transport.convoy import find_members, has_member
 from hubstate.transport.part import Part, room_of
 from hubstate.transport.runs import read_journal, runs_in
 from hubstate.values import frozen
@@ -39,7 +39,7 @@ __all__ = [
     "Partials",
     "discard_partials",
     "find_parts",
-    "keys_of_parts",
+    "has_parts",
     "partial_digests",
     "read_partial",
 ]
@@ -179,11 +179,11 @@ def find_parts(folders: Iterable[Path], key: str) -> Iterator[tuple[Path, Sequen
         yield from find_members(folder / "partial" / MANY, key)
 
 
-def keys_of_parts(folders: Iterable[Path]) -> set[str]:
-    """The keys of the files of which :func:`find_parts` finds anything."""
-    homes = [folder / "partial" for folder in folders]
-    keys = {place.name for home in homes for place in listed(home, "*")}
-    return keys.union(*(keys_of_members(home / MANY) for home in homes))
+def has_parts(folders: Iterable[Path], key: str) -> bool:
+    """Whether :func:`find_parts` may find anything of one file."""
+    # A file leaves its convoy for its folder, and not the other way round.
+    homes = (folder / "partial" for folder in folders)
+    return any(has_member(home / MANY, key) or (home / key).is_dir() for home in homes)
 
 
 def partial_digests(folders: Iterable[Path]) -> set[Digest]:

@@ -26,7 +26,7 @@ from hubstate.transport.chunks import Chunk
 from hubstate.transport.part import Part
 from hubstate.transport.runs import is_own, lines_of, lock_run, new_run, runs_in
 
-__all__ = ["Convoy", "find_members", "keys_of_members", "unpack"]
+__all__ = ["Convoy", "find_members", "has_member", "unpack"]
 
 _LINE = re.compile(rb"^([0-9a-f]{64}-\d{1,9}) (\d{1,18}) (\d{1,18}) ([0-9a-f]{64})\n", re.MULTILINE)
 
@@ -87,10 +87,10 @@ def find_members(place: Path, key: str) -> Iterator[tuple[Path, Sequence[Chunk]]
             yield path, _read_journal(run).get(path.name, ())
 
 
-def keys_of_members(place: Path) -> set[str]:
-    """The keys for which :func:`find_members` finds any."""
-    runs = (run for run in runs_in(place) if not is_own(run))
-    return {path.name.partition("-")[0] for run in runs for path in listed(run, "*-*")}
+def has_member(place: Path, key: str) -> bool:
+    """Whether :func:`find_members` finds any."""
+    others = (run for run in runs_in(place) if not is_own(run))
+    return any(True for run in others for _ in listed(run, f"{key}-*"))
 
 
 def unpack(place: Path, home: Path) -> None:
