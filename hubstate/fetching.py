@@ -68,6 +68,8 @@ def fetch(
     weights = [wanted[name] for name in wanted if name.endswith(".safetensors")]
     if files is None and weights and not any(some is None or some for some in weights):
         raise NotFound(f"{release.reference}: {filter} selects none of its tensors")
+    absent = [name for name in wanted if filter and release.source.find(name) is None]
+    release.source.check_room({name: _size(release, name, wanted[name]) for name in absent})
     for name, tensors in wanted.items():
         if tensors:
             release.tensors_path(name, [tensor.name for tensor in tensors], progress=progress)
@@ -122,9 +124,12 @@ def _passing(manifest: Manifest, filter: Filter) -> set[str]:
 def portion_size(release: Release, name: str, filter: Filter | None) -> int:
     """The bytes that are wanted of a file; 0 where nothing can tell."""
     try:
-        wanted = wanted_tensors(release, name, filter)
+        return _size(release, name, wanted_tensors(release, name, filter))
     except HubstateError:
         return 0
+
+
+def _size(release: Release, name: str, wanted: Sequence[Stored] | None) -> int:
     if wanted is None:
         return release.source.info(name).size or 0
     return sum(tensor.stop - tensor.start for tensor in wanted)

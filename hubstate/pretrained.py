@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hubstate.collector import collection_paused
 from hubstate.errors import StructureMismatch
 from hubstate.filters import LEFT_OUT, Filter, Strict, besides, check_filter, check_strict
-from hubstate.header import Header
+from hubstate.header import Header, HeaderTensor
 from hubstate.hub import Release, open_release
 from hubstate.loading import (
     LoadReport,
@@ -252,14 +252,28 @@ def _files(
     stored = {ties.get(name, name) for name in wanted}
     headers = _headers(release)
     held = {name: header.tensors.keys() for name, header in headers.items()}
-    whole = release.fetch([name for name, names in held.items() if names and names <= stored])
+    full = [name for name, names in held.items() if names and names <= stored]
+    parts = {name: stored & names for name, names in held.items() if name not in full}
+    if any(parts.values()):
+        _check_room(release, full, {n: [headers[n].tensors[t] for t in parts[n]] for n in parts})
+    whole = release.fetch(full)
     for name, header in headers.items():
         if name in whole:
             yield whole[name], held[name], header
-        elif chosen := stored & held[name]:
+        elif chosen := parts[name]:
             yield release.tensors_path(name, chosen), chosen, header
         else:
             release.keep_header(name)
+
+
+def _check_room(
+    release: Release, full: Iterable[str], parts: Mapping[str, Iterable[HeaderTensor]]
+) -> None:
+    """Refuse what does not fit, before the first of it is fetched."""
+    source = release.source
+    sizes = {name: source.info(name).size or 0 for name in full}
+    sizes |= {name: sum(t.stop - t.start for t in tensors) for name, tensors in parts.items()}
+    source.check_room({name: size for name, size in sizes.items() if source.find(name) is None})
 
 
 def _headers(release: Release) -> Mapping[str, Header]:

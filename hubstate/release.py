@@ -116,8 +116,9 @@ class Release:
         names = self.select(files)
         missing = [name for name in names if self.source.find(name) is None]
         if missing:
-            self.source.check_room(missing)
-            total = sum(self.source.info(name).size or 0 for name in missing)
+            sizes = {name: self.source.info(name).size or 0 for name in missing}
+            self.source.check_room(sizes)
+            total = sum(sizes.values())
             with _shown(str(self.reference), total, progress) as hook:
                 for name in missing:
                     self.source.obtain(name, progress=hook)

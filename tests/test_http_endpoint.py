@@ -145,6 +145,13 @@ def test_a_server_that_asks_for_time_is_given_it(hub: Hub, endpoint: HttpEndpoin
     assert len([seen for seen in hub.seen if seen.path.endswith("hello.txt")]) == 3
 
 
+def test_a_connection_that_is_always_reset_gets_there(hub: Hub, endpoint: HttpEndpoint) -> None:
+    hub.faults = [Fault(cut=100_000, reset=True)] * 1000
+    found = fetch("org/name", files=["model.safetensors"], registry=endpoint)
+    assert found.paths["model.safetensors"].read_bytes() == FILES["model.safetensors"]
+    assert 0 < len(hub.faults) < 1000
+
+
 def test_the_wait_that_a_server_asks_for_is_kept_within_bounds(hub: Hub) -> None:
     hub.faults = [Fault(status=503, retry_after="60")]
     start = time.monotonic()

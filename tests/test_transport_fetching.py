@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -12,9 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hubs import Fault, Hub, free_port, serving
@@ -22,6 +23,7 @@ from hubs import Fault, Hub, free_port, serving
 import hubstate
 from hubstate.blobs import Blobs
 from hubstate.cache import Cache, upkeep
+from hubstate.cache.batch import Batch
 from hubstate.cache.fetching import fetch_whole
 from hubstate.cache.partials import partial_digests
 from hubstate.cache.remote import Remote
@@ -43,6 +45,7 @@ from hubstate.progress import quiet
 from hubstate.reference import Reference
 from hubstate.transport import Patience
 from hubstate.transport.runs import read_journal
+from hubstate.values import replace
 
 HASTE = Patience(attempts=4, base=0.001, longest=0.02)
 NAME = "model.safetensors"
@@ -227,6 +230,23 @@ def test_a_disk_without_the_room_is_refused_before_a_byte_is_asked_for(
     assert left_behind() == []
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_a_disk_that_fails_leaves_nothing_to_go_on_with(
+    hub: Hub, data: bytes, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    """What it has lost is still in memory, where it looks right until it is written off."""
+    opened, batch = release(hub), Batch() if together else None
+    opened = replace(opened, source=replace(opened.source, batch=batch))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(Unreachable, match="Input/output error"):
+            opened.path(NAME)
+    if batch:
+        batch.convoy.close()
+    assert left_behind() == []
+    assert opened.path(NAME).read_bytes() == data
+
+
 @pytest.fixture
 def small_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """Let the disk have so many bytes left, as far as it is asked."""
@@ -252,6 +272,25 @@ def test_files_that_do_not_fit_together_are_refused_before_the_first(
     assert hub.sent(NAME) == hub.sent("more.bin") == 0
     opened.fetch([NAME])
     opened.fetch(["more.bin"])
+
+
+def test_parts_and_files_that_do_not_fit_together_are_refused_before_the_first(
+    hub: Hub, small_disk: Callable[[int], None]
+) -> None:
+    hub.files["more.bin"] = b"?" * 1_000_000
+    opened, part = release(hub), 4 * SIDE * SIDE
+    small_disk(1_000_000)
+    with pytest.raises(Unreachable, match=f"needs {1_000_000 + part} bytes, the cache .* left"):
+        fetch("org/name", registry=hub.base, filter=only("layer1.weight"))
+    assert hub.sent(NAME) == hub.sent("more.bin") == 0
+    small_disk(part)
+    with pytest.raises(Unreachable, match=r"needs \d+ bytes, the cache .* left"):
+        opened.tensors_path(NAME, ["layer1.weight", "layer9.weight"])
+    assert hub.sent(NAME) == 0
+    small_disk(1_000_000 + 2 * part)
+    fetch("org/name", registry=hub.base, filter=only("layer1.weight"))
+    small_disk(0)
+    fetch("org/name", registry=hub.base, filter=only("layer1.weight"))
 
 
 def test_what_a_broken_transfer_has_reserved_counts_as_room(

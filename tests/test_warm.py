@@ -196,7 +196,9 @@ def test_what_does_not_fit_together_is_refused_before_the_first(
 # Filters
 
 
-def test_a_filter_fetches_only_the_tensors_that_pass(hub: Hub) -> None:
+def test_a_filter_fetches_only_the_tensors_that_pass(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.files.update(release_of(Toy(2000, 64)))
     size = len(hub.files["model.safetensors"])
     (proof,) = warm.warm(warm.named(["org/name"]), filter=without("fc"), progress=quiet)
@@ -206,6 +208,11 @@ def test_a_filter_fetches_only_the_tensors_that_pass(hub: Hub) -> None:
     path = next(file.path for file in proof.files if file.name == "model.safetensors")
     assert path
     assert hub.sent("model.safetensors") < size * 0.5
+    full = os.statvfs_result((1, 1, *[0] * 8))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: full)
+        (proof,) = warm.warm(warm.named(["org/name"]), filter=without("fc"), progress=quiet)
+    assert proof.complete, "with nothing to fetch, no room is needed"
     asked = len(hub.seen)
     (proof,) = warm.check(warm.named(["org/name"]), filter=without("fc"))
     assert proof.complete

@@ -43,7 +43,7 @@ class Arrival:
         self._leases: Mapping[Path, bytes] = {}
 
     def room(self, size: int) -> int:
-        """What so many bytes of the file will take, beyond transfers that were broken off."""
+        """What so many bytes of the file will take at least, beyond what was begun."""
         remote = self._remote(None)
         if remote is None or self.cache.writable is None:
             return size

@@ -76,10 +76,11 @@ class Partials:
 
     @property
     def begun(self) -> int:
-        """The bytes on the disk that transfers take, of processes that live or were killed."""
+        """The bytes on the disk that a partial file takes, and transfers, broken off or not."""
         alone = (run / "part" for run in runs_in(self.folder))
         members = find_members(self.folder.parent / MANY, self.folder.name)
-        return sum(map(room_of, (*alone, *(path for path, _ in members))))
+        transfers = sum(map(room_of, (*alone, *(path for path, _ in members))))
+        return transfers + max(map(room_of, listed(self.folder, "*.part")), default=0)
 
     def find(self, wanted: Sequence[Range]) -> Path | None:
         """A file that has all of the wanted ranges."""

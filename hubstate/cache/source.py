@@ -6,7 +6,7 @@ a warm load does not import.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import field
 from functools import partial
 from pathlib import Path
@@ -127,15 +127,20 @@ class Source:
         """The header of a weights file, from whatever part of the file the cache has."""
         return self._arrival(name).prefix()
 
-    def check_room(self, names: Collection[str]) -> None:
+    def check_room(self, sizes: Mapping[str, int]) -> None:
         """Refuse files that are to be fetched and do not fit, before the first of them is.
 
+        Args:
+            sizes: the bytes that are wanted of each file. A cache that cannot be written may have
+                them in part of the file, and is not refused.
+
         Raises:
-            Unreachable: the cache has no room for all of them, or cannot be written.
+            Unreachable: the cache has no room for all of them.
         """
-        if not self.is_cut_off and not self.batch:  # which was looked at as a whole
-            missing = sum(self.room(name, self.info(name).size or 0) for name in names)
-            what = f"{len(names)} files" if len(names) > 1 else "".join(names)
+        able = self.cache.writable and not self.is_cut_off
+        if sizes and able and not self.batch:  # which was looked at as a whole
+            missing = sum(self.room(name, size) for name, size in sizes.items())
+            what = f"{len(sizes)} files" if len(sizes) > 1 else "".join(sizes)
             self.cache.ready(missing, f"{what} of {self.where}")
 
     def room(self, name: str, size: int) -> int:

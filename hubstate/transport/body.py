@@ -185,7 +185,9 @@ class Steady:
         """
         while self._at != self._stop:
             try:
-                count = self._again().readinto(buffer)
+                # What has arrived of a buffer is lost with a reset: a smaller one is full before.
+                most = max(1, len(buffer) >> 2 * self._failures)
+                count = self._again().readinto(buffer[:most])
             except Interrupted as error:
                 self.close()
                 self._failures += 1

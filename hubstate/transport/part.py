@@ -190,7 +190,11 @@ class Part:
         Raises:
             OSError: the disk fails, or the name cannot be given.
         """
-        os.fsync(self._descriptor)
+        try:
+            os.fsync(self._descriptor)
+        except OSError:  # whoever asks once more is told that all is well, and bytes may be gone
+            self.have.clear()
+            raise
         move_file(self.path, path, durable=False)
         self.moved = True
         if durable:
