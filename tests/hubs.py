@@ -77,6 +77,8 @@ class Hub:
         self.token: str | None = None
         """The token without which nothing is there."""
         self.etag: dict[str, str] = {}
+        self.following: str | None = None
+        """The page after the list of repositories."""
         self.rate: float | None = None
         """Bytes a second of each answer."""
         self.latency = 0.0
@@ -165,7 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
     def answer_api(self, path: str) -> None:
         hub, api = self.hub, "/api/models/org/name"
         if path == "/api/models":
-            return self.send_json([{"id": "org/name"}, {"id": "other"}])
+            link = {"Link": f'<{hub.following}>; rel="next"'} if hub.following else {}
+            return self.send_json([{"id": "org/name"}, {"id": "other"}], **link)
         if path == f"{api}/refs":
             row = {"name": "main", "targetCommit": hub.COMMIT}
             return self.send_json({"branches": [row], "tags": [{**row, "name": "v1"}]})
@@ -235,9 +238,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def send_json(self, value: object) -> None:
+    def send_json(self, value: object, **headers: str) -> None:
         data = json.dumps(value).encode()
-        self.send_head(200, {"Content-Length": str(len(data))})
+        self.send_head(200, {"Content-Length": str(len(data)), **headers})
         self.wfile.write(data)
 
     def refuse(self, status: int, code: str) -> None:

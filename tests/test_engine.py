@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubstate import copying
+from hubstate.errors import DigestMismatch
 from hubstate.transport.chunks import Chunk, Range, cut, union
 from hubstate.transport.engine import transfer
 from hubstate.transport.pace import Pace
@@ -119,6 +120,16 @@ def test_requests_are_short_at_first_and_near_the_end(folder: Path) -> None:
     lengths = [stop - start for start, stop in ask(folder, [(0, 320 * MB)])]
     assert lengths[0] == 40 * MB
     assert lengths[-1] <= 48 * MB < max(lengths)
+
+
+@pytest.mark.parametrize(("more", "said"), [(1, "goes on after"), (-1, "ends at")])
+def test_a_stream_of_another_length_is_refused(folder: Path, more: int, said: str) -> None:
+    @contextmanager
+    def read(start: int, stop: int) -> Iterator[Zeros]:
+        yield Zeros(stop - start + more)
+
+    with disk(folder) as part, pytest.raises(DigestMismatch, match=f"zeros: {said} byte"):
+        transfer(read, cut([(0, MB)]), part, what="zeros")
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 24)), min_size=1, max_size=6))

@@ -217,6 +217,18 @@ def test_a_file_of_another_size_is_refused(hub: Hub, endpoint: HttpEndpoint) -> 
         pass
 
 
+def test_a_file_that_has_become_too_short_for_a_range_is_refused(
+    hub: Hub, endpoint: HttpEndpoint
+) -> None:
+    commit = endpoint.resolve(MAIN)
+    hub.files["model.safetensors"] = b"short"
+    with (
+        pytest.raises(DigestMismatch, match="expected 1280000 bytes, found 5"),
+        endpoint.read(commit, "model.safetensors", start=1000, stop=2000),
+    ):
+        pass
+
+
 def test_a_file_that_is_replaced_while_it_is_read_is_refused(
     hub: Hub, endpoint: HttpEndpoint
 ) -> None:
@@ -252,6 +264,17 @@ def test_the_token_is_not_shown_to_where_content_is_redirected(
     assert {seen.authorization for seen in hub.seen} == {"Bearer secret"}
     assert {seen.authorization for seen in storage.seen} == {None}
     assert len([seen for seen in hub.seen if "resolve" in seen.path]) == 1, "the place is kept"
+
+
+def test_the_token_is_not_shown_to_where_a_list_goes_on(
+    hub: Hub, endpoint: HttpEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUBSTATE_TOKEN", "secret")
+    with serving(other := Hub({})) as base:
+        hub.following = f"{base}/api/models"
+        assert list(endpoint.repositories("org/*")) == ["org/name"] * 2
+    assert {seen.authorization for seen in hub.seen} == {"Bearer secret"}
+    assert [seen.authorization for seen in other.seen] == [None]
 
 
 def test_a_place_that_is_no_longer_good_is_asked_for_again(

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubstate.digest import Digest
+from hubstate.errors import Unreachable
 from hubstate.manifest import CHUNK, FileRecord, TensorRecord
-from hubstate.transport import Interrupted, Patience, origin
+from hubstate.transport import Interrupted, Patience, follow, origin
 from hubstate.transport.chunks import (
     Chunk,
     bridge,
@@ -113,7 +114,7 @@ def test_a_seal_tells_files_apart_that_state_the_same_digest() -> None:
 
 
 def test_narrow_gaps_are_fetched_along_and_cost_next_to_nothing() -> None:
-    sizes = [1000, 1, 1000, 3, 1000, 500, 1000]
+    sizes = [1000, 1, 1000, 3, 1000, 21, 1000]
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     tiles = [Chunk(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     wanted = {chunk for chunk in tiles if chunk.size == 1000}
@@ -222,6 +223,12 @@ def test_a_wait_ends_when_the_transfer_is_stopped() -> None:
     threading.Timer(0.05, stop.set).start()
     with pytest.raises(Interrupted, match="down"):
         Patience(attempts=5, base=60, longest=60).wait(Interrupted("down"), 1, stop=stop)
+
+
+def test_nobody_is_led_from_https_to_http() -> None:
+    assert follow("http://a/x", "https://b/y", what="it") == "https://b/y"
+    with pytest.raises(Unreachable, match="not secure"):
+        follow("https://a/x", "http://a/x", what="it")
 
 
 def test_origins_are_scheme_host_and_port() -> None:
