@@ -195,6 +195,19 @@ def test_a_disk_without_the_room_is_refused_before_anything_is_written(
         assert not target.exists()
 
 
+def test_what_is_there_already_needs_no_room_again(
+    lock: LockFile, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_bundle(bundle, tmp_path / "far")
+    largest = max(blobs_of(lock).values())
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=largest))
+    import_bundle(bundle, tmp_path / "far")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=largest - 1))
+    with pytest.raises(Unreachable, match=f"needs {largest} bytes"):
+        import_bundle(bundle, tmp_path / "far")
+
+
 def test_an_import_does_not_move_what_was_published_there(bundle: Path, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
     mine = publish_files("org/name", {"a": b"mine"}, message="mine", registry=target)

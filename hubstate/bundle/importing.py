@@ -61,8 +61,8 @@ def import_bundle(path: Path, registry: Path, *, progress: Hook | None = None) -
         try:
             members = read_tar(file)
             lock, first = _read_description(members)
-            check_room(registry, sum(blobs_of(lock).values()), what=str(path))
             shelf = Shelf(Path(os.path.abspath(registry)))  # noqa: PTH100
+            check_room(registry, _needed(shelf, lock), what=str(path))
             _check_free(shelf, lock)
             shelf.create()
             total = sum(blobs_of(lock).values())
@@ -112,6 +112,13 @@ def _read(stream: Stream, size: int) -> bytes:
     while view and (count := stream.readinto(view) or 0):
         view = view[count:]
     return bytes(buffer)
+
+
+def _needed(shelf: Shelf, lock: LockFile) -> int:
+    """The most bytes that an import takes: what is there is written once more, one at a time."""
+    sizes = blobs_of(lock)
+    there = [size for digest, size in sizes.items() if shelf.blobs.path(digest).exists()]
+    return sum(sizes.values()) - sum(there) + max(there, default=0)
 
 
 def _add_blobs(shelf: Shelf, lock: LockFile, members: Iterable[Member], hook: Hook) -> None:
