@@ -23,6 +23,7 @@ from hubs import Fault, Hub, free_port, serving
 import hubstate
 from hubstate.blobs import Blobs
 from hubstate.cache import Cache, upkeep
+from hubstate.cache.arrival import Arrival
 from hubstate.cache.batch import Batch
 from hubstate.cache.fetching import fetch_whole
 from hubstate.cache.partials import partial_digests
@@ -44,7 +45,7 @@ from hubstate.manifest import Entry, Manifest, dump, hash_weights
 from hubstate.progress import quiet
 from hubstate.reference import Reference
 from hubstate.transport import Patience
-from hubstate.transport.runs import read_journal
+from hubstate.transport.runs import new_run, read_journal
 from hubstate.values import replace
 
 HASTE = Patience(attempts=4, base=0.001, longest=0.02)
@@ -444,6 +445,21 @@ def test_an_interrupted_transfer_keeps_what_was_verified_for_the_next(
     hub.faults, before = [], hub.sent(NAME)
     assert opened.path(NAME).read_bytes() == data
     assert hub.sent(NAME) - before == len(data) - kept
+
+
+def test_what_a_process_leaves_that_ends_meanwhile_does_not_stay(hub: Hub, data: bytes) -> None:
+    """One that was killed may hold its lock for a moment still, and is then only copied from."""
+    opened = release(hub)
+    remote = Arrival(opened.source, NAME)._remote(None)
+    assert remote
+    place = Path(os.environ["HUBSTATE_CACHE"], "partial", remote.key)
+    place.mkdir(parents=True)
+    run, journal = new_run(place)
+    (run / "part").write_bytes(b"begun")
+    locks = [journal]
+    path = opened.path(NAME, progress=lambda _: locks and os.close(locks.pop()))
+    assert path.read_bytes() == data
+    assert left_behind() == []
 
 
 def test_several_processes_at_once_all_get_the_file(hub: Hub, data: bytes) -> None:

@@ -35,7 +35,7 @@ from hubstate.transport.chunks import (
 from hubstate.transport.convoy import unpack
 from hubstate.transport.engine import transfer
 from hubstate.transport.part import Part, adopt_run, room_of, start_run
-from hubstate.transport.runs import runs_in
+from hubstate.transport.runs import discard_runs, runs_in
 
 if TYPE_CHECKING:
     from hubstate.cache.donors import Place
@@ -246,5 +246,7 @@ def _finish(folder: Path, remote: Remote, part: Part) -> Path:
     path = Blobs(folder).path(digest)
     status = part.move(path, durable=remote.batch is None)
     write_receipt(folder, folder, digest, status=status, seal=remote.seal)
-    Partials(folder, remote.key).supersede(path, None, digest=digest)
+    partials = Partials(folder, remote.key)
+    partials.supersede(path, None, digest=digest)
+    discard_runs(partials.folder)  # of whoever was killed meanwhile, or was still on its way out
     return path

@@ -19,6 +19,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from hubstate.transport.chunks import Chunk
 
 __all__ = [
     "claim_run",
+    "discard_runs",
     "is_own",
     "lines_of",
     "lock_run",
@@ -107,6 +109,15 @@ def claim_run(run: Path) -> tuple[Path, int] | None:
     except OSError:  # another process was faster
         os.close(journal)
         return None
+
+
+def discard_runs(folder: Path) -> None:
+    """Remove the runs of killed processes of this machine."""
+    for run in runs_in(folder):
+        if claimed := claim_run(run):
+            mine, journal = claimed
+            shutil.rmtree(mine, ignore_errors=True)
+            os.close(journal)
 
 
 def lock_run(run: Path) -> int | None:
