@@ -288,11 +288,27 @@ def test_a_check_asks_nobody_and_finds_every_kind_of_damage(hub: Hub, run: Any) 
     assert {f.name: f.state for f in proof.files}["model.safetensors"] == "damaged"
     assert isinstance(proof.error, DigestMismatch)
     assert run("warm", "--check")[0] == 5
-    path.unlink()
+    path.unlink(missing_ok=True)
     code, out, _ = run("warm", "--check", "--json")
     (release,) = json.loads(out)["releases"]
     assert (code, release["files"]["model.safetensors"]["state"]) == (6, "missing")
     assert len(hub.seen) == asked
+
+
+def test_what_a_check_finds_damaged_the_next_warm_up_fetches_again(hub: Hub) -> None:
+    hub.files.update(release_of(Toy(2000, 64)))
+    for filter in (without("fc"), None):
+        wanted = warm.named(["org/name"])
+        (proof,) = warm.warm(wanted, filter=filter)
+        path = next(file.path for file in proof.files if file.name == "model.safetensors")
+        assert path
+        damage_unnoticed(path)
+        (proof,) = warm.check(wanted, filter=filter)
+        assert "'hubstate warm' fetches it again" in str(proof.error)
+        (proof,) = warm.warm(warm.named(["org/name"]), filter=filter)
+        assert proof.complete
+        (proof,) = warm.check(wanted, filter=filter)
+        assert proof.complete
 
 
 def test_damage_that_can_be_seen_is_called_damage_too(hub: Hub) -> None:

@@ -151,6 +151,12 @@ class Cache:
                 return True
         return False
 
+    def doubt(self, digest: Digest) -> None:
+        """Have a blob hashed again, in whichever folder, before it is used the next time."""
+        for folder in self.folders:
+            for keeper in filter(None, (folder, self.writable)):
+                drop_receipt(keeper, folder, digest)
+
     def store(
         self,
         stream: Stream,

@@ -39,6 +39,7 @@ __all__ = [
     "Partials",
     "discard_partials",
     "find_parts",
+    "forget_partial",
     "has_parts",
     "partial_digests",
     "read_partial",
@@ -167,6 +168,12 @@ def read_partial(path: Path) -> tuple[Chunk, ...]:
         ValueError: the record is no longer true, or none.
     """
     return _read(path.with_suffix(".json")).chunks
+
+
+def forget_partial(path: Path) -> None:
+    """Use a partial file no more, where that can be written down."""
+    with contextlib.suppress(OSError):
+        path.with_suffix(".json").unlink()
 
 
 def find_parts(folders: Iterable[Path], key: str) -> Iterator[tuple[Path, Sequence[Chunk]]]:

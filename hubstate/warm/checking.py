@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hubstate.cache import Cache, Source
-from hubstate.cache.partials import read_partial
+from hubstate.cache.partials import forget_partial, read_partial
 from hubstate.digest import hash_file, hash_ranges
 from hubstate.endpoints import Commit, Endpoint
 from hubstate.errors import DigestMismatch, HubstateError, Offline
@@ -25,6 +25,8 @@ from hubstate.warm.proofs import FileProof, Proof, prove
 from hubstate.warm.wanted import Wanted
 
 __all__ = ["check"]
+
+_REMEDY = "'hubstate warm' fetches it again"
 
 
 def check(
@@ -105,7 +107,9 @@ def _verify(release: Release, name: str, filter: Filter | None, hook: Hook) -> F
 def _check_whole(release: Release, name: str, path: Path, hook: Hook) -> None:
     expected, found = release.source.info(name).digest, hash_file(path, progress=hook)
     if found != expected:
-        raise DigestMismatch(f"{path}: {name}: expected {expected}, found {found}")
+        if expected:
+            release.source.cache.doubt(expected)  # so that a warm-up sees it, too
+        raise DigestMismatch(f"{path}: {name}: expected {expected}, found {found}; {_REMEDY}")
 
 
 def _check_part(path: Path, tensors: Sequence[Stored], hook: Hook) -> None:
@@ -113,8 +117,10 @@ def _check_part(path: Path, tensors: Sequence[Stored], hook: Hook) -> None:
     found = hash_ranges(path, [(c.start, c.stop) for c in parts], threads=1, progress=hook)
     for part, digest in zip(parts, found, strict=True):
         if part.digest != digest:
+            forget_partial(path)
             raise DigestMismatch(
-                f"{path}: bytes {part.start}-{part.stop}: expected {part.digest}, found {digest}"
+                f"{path}: bytes {part.start}-{part.stop}: expected {part.digest}, "
+                f"found {digest}; {_REMEDY}"
             )
 
 
