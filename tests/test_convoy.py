@@ -22,7 +22,7 @@ from hubstate.endpoints.http import HttpEndpoint
 from hubstate.hub import Release, open_release
 from hubstate.manifest import Entry, Manifest, dump, hash_weights
 from hubstate.transport.chunks import Chunk
-from hubstate.transport.convoy import Convoy, find_members, unpack
+from hubstate.transport.convoy import Convoy, find_members, has_member, unpack
 from hubstate.transport.part import Part
 from hubstate.transport.runs import read_journal, runs_in
 from hubstate.values import replace
@@ -202,6 +202,8 @@ def test_one_file_has_no_part_in_what_another_has(tmp_path: Path) -> None:
             pass
     assert list(find_members(tmp_path, keys[0])) == []  # they are this process's own
     (run,) = runs_in(tmp_path)
+    run = run.rename(run.with_name("-".join([*run.name.split("-")[:3], "0a"])))
+    assert has_member(tmp_path, keys[0])  # a container that is started again has the same numbers
     run = run.rename(run.with_name("run-00000000-1-0a"))
     ((path, chunks),) = find_members(tmp_path, keys[0])
     assert (path.parent, path.read_bytes()) == (run, keys[0].encode())

@@ -136,6 +136,7 @@ def test_pins_are_sorted_with_a_line_for_each_file() -> None:
         (('"a.txt"', '"../a.txt"'), "no '..'"),
         (("commit =", "comit ="), "unknown: comit"),
         (("@main", ""), "expected it in full: org/name@main"),
+        (("size = 1\n", 'registry = "/a\\u0000"\nsize = 1\n'), "registry: no text"),
         (("size = 1\n", 'size = 1\nmanifest = "sha256:0"\n'), "manifest: not its file's"),
         (("schema", "<<<<<<< ours\nschema"), "merge conflict"),
     ],

@@ -278,7 +278,8 @@ def _pin(name: str, table: Mapping[str, Any]) -> Pin:
     commit, registry = table["commit"], table.get("registry")
     _expect(isinstance(commit, str) and _COMMIT.match(commit), f"commit: found {commit!r}")
     _expect(reference.commit in (None, commit), f"commit: expected {reference.commit}")
-    _expect(registry is None or (isinstance(registry, str) and registry), "registry: no text")
+    place = isinstance(registry, str) and registry and "\0" not in registry
+    _expect(registry is None or place, "registry: no text")
     files = {path: _info(path, info) for path, info in table["files"].items()}
     check_paths(files)
     pin = Pin(reference=reference, commit=commit, files=files, registry=registry)

@@ -88,7 +88,14 @@ def new_run(folder: Path, *, file: Path | None = None, lines: bytes = b"") -> tu
 
 
 def _name(folder: Path) -> Path:
-    return folder / f"run-{_machine()}-{os.getpid()}-{os.urandom(4).hex()}"
+    pid = os.getpid()
+    return folder / f"run-{_machine()}-{pid}-{_process(pid)}{os.urandom(2).hex()}"
+
+
+@functools.cache
+def _process(_pid: int) -> str:
+    """What tells this process from one before it: a container's has the same number each time."""
+    return os.urandom(4).hex()
 
 
 def runs_in(folder: Path) -> Iterator[Path]:
@@ -136,7 +143,9 @@ def lock_run(run: Path) -> int | None:
 
 def is_own(run: Path) -> bool:
     """Whether a run is of this very process."""
-    return run.name.split("-")[1:3] == [_machine(), str(os.getpid())]
+    _, machine, pid, random = run.name.split("-", 3)
+    mine = os.getpid()
+    return (machine, pid) == (_machine(), str(mine)) and random.startswith(_process(mine))
 
 
 def _take_lock(descriptor: int) -> bool:
