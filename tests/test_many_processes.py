@@ -210,6 +210,7 @@ def test_when_the_registry_fails_nobody_waits_for_ever(hub: Hub) -> None:
 
 
 def test_under_torchrun_one_rank_fetches_and_the_rest_wait(hub: Hub, model: Toy) -> None:
+    hub.latency = 0.2  # so that all of them are there before the first has it
     port = str(free_port())
     shared = {"WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = [start(RANK, RANK=str(n), LOCAL_RANK=str(n), **shared) for n in range(4)]
