@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness import Target, interleave, medians, report, run
-from serving import CLIENT, Server, environment, find_nginx, nginx, registry, slowed
+from serving import CLIENT, READY, Server, environment, find_nginx, nginx, registry, slowed
 
 __all__ = ["front", "publish", "registry_of"]
 
@@ -48,24 +48,19 @@ for number, repo in enumerate(repos):
 print("{}")
 """
 
-# What every client does: import first, then measure, into an empty cache. Each finds a disk that is
-# idle, and as much memory as it will fill: a virtual machine gets its memory from the host page by
-# page when it is first touched, and then writing a file takes ten times as long.
+# What every client does: import first, then measure, into an empty cache.
 MEASURED = (
     CLIENT
+    + READY
     + """
-import mmap, shutil, tempfile
+import shutil, tempfile
 from pathlib import Path
 pids, *words = sys.argv[1:]
 def spent():
     return sum(map(used, pids.split(","))) + time.process_time()
-def settle(size):
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-    mmap.mmap(-1, size + (256 << 20), flags=flags).close()
-    os.sync()
 def measured(work, size):
     place = tempfile.mkdtemp()
-    settle(int(size))
+    ready(int(size))
     cpu, began = spent(), time.perf_counter()
     work(place)
     seconds, gigabytes = time.perf_counter() - began, int(size) / 1e9

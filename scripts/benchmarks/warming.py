@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fetching import front, publish, registry_of
 from harness import Target, interleave, medians, report
-from serving import CLIENT, Server, slowed
+from serving import CLIENT, READY, Server, slowed
 
 COUNT, SIZE = 50, 10_000_000
 SMALL = [f"admin/small{number}" for number in range(COUNT)]
@@ -20,14 +20,16 @@ LAYER = 68_000  # bytes of each
 # inode that was freed in the last minutes, so that the next round would pay for the removal.
 MEASURED = (
     CLIENT
+    + READY
     + """
 import tempfile
 from pathlib import Path
-pids, *repos = sys.argv[1:]
+pids, total, *repos = sys.argv[1:]
 def spent():
     return sum(map(used, pids.split(","))) + time.process_time()
 def measured(work):
     place = tempfile.mkdtemp(dir=os.environ["PLACES"])
+    ready(int(total))
     cpu, began = spent(), time.perf_counter()
     size = work(place)
     seconds, cpu = time.perf_counter() - began, spent() - cpu
@@ -108,7 +110,7 @@ def fetch(file, start, stop):
         start += os.pwrite(file.fileno(), buffer[:count], start)
     assert start >= stop, (start, stop)
 def work(place):
-    size = int(repos[1])
+    size = int(total)
     with open(f"{place}/file", "wb", buffering=0) as file:
         bounds = [(file, 0, size // 2), (file, size // 2, size)]
         threads = [Thread(target=fetch, args=bound) for bound in bounds]
@@ -167,13 +169,13 @@ def main(rounds: int) -> None:
 
 
 def _many(title: str, served: Server, variables: Mapping[str, str], *, rounds: int) -> None:
-    pids = ",".join(map(str, served.pids))
+    pids, size = ",".join(map(str, served.pids)), str(COUNT * SIZE)
     contenders = {
-        f"{COUNT} models": (WARM, [pids, *SMALL]),
-        f"… of {SIZE // LAYER} tensors": (WARM, [pids, *REAL]),
-        "one of their size": (WARM, [pids, "admin/one"]),
-        "floor": (FLOOR, [pids, *SMALL]),
-        "bytes alone": (BYTES, [pids, "admin/one", str(COUNT * SIZE)]),
+        f"{COUNT} models": (WARM, [pids, size, *SMALL]),
+        f"… of {SIZE // LAYER} tensors": (WARM, [pids, size, *REAL]),
+        "one of their size": (WARM, [pids, size, "admin/one"]),
+        "floor": (FLOOR, [pids, size, *SMALL]),
+        "bytes alone": (BYTES, [pids, size, "admin/one"]),
     }
     rows = interleave(contenders, rounds=rounds, environment=variables)
     many, _, one, *_ = (min(row["s"] for row in some) for some in rows.values())
