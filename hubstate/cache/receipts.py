@@ -35,7 +35,7 @@ from pathlib import Path
 from hubstate.blobs import make_folders, write_file
 from hubstate.digest import Digest
 
-UNRECEIPTED = 32 << 10
+UNRECEIPTED = 64 << 10
 """Bytes from which on a blob has a receipt."""
 
 __all__ = ["UNRECEIPTED", "drop_receipt", "facts_of", "has_receipt", "write_receipt"]
