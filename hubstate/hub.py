@@ -98,13 +98,15 @@ def open_pinned(
     *,
     registry: Registry | None = None,
     cache: Cache | None = None,
+    refresh: bool = False,
     outlined: bool = False,
 ) -> Release:
     """The release that a lock file pins, from whichever registry has it.
 
     ``registry`` is asked first, then the one in the lock file, then the configured one; each of
     them only if none is known, from the cache, to have the release, and the cache has not all of
-    its files from another one.
+    its files from another one. With ``refresh`` they are asked whatever the cache knows; all the
+    files in it count only where no registry answers.
 
     Raises:
         DigestMismatch: a registry has other files there.
@@ -115,7 +117,7 @@ def open_pinned(
     endpoints: dict[str, Endpoint] = {}
     for opened in (open_endpoint(place) for place in named if place is not None):
         endpoints.setdefault(opened.name, opened)
-    endpoint, place, commit = _locate(pin, list(endpoints.values()), cache)
+    endpoint, place, commit = _locate(pin, list(endpoints.values()), cache, refresh=refresh)
     pin.check(commit)
     commit = replace(commit, files=dict(pin.files))
     release = read_release(_source(endpoint, cache, place, commit), outlined=outlined)
@@ -123,22 +125,25 @@ def open_pinned(
 
 
 def _locate(
-    pin: Pin, endpoints: list[Endpoint], cache: Cache
+    pin: Pin, endpoints: list[Endpoint], cache: Cache, *, refresh: bool
 ) -> tuple[Endpoint, Reference, Commit]:
     """Where a pinned release is: first where the cache knows it to be."""
-    for endpoint, place in itertools.product(endpoints, pin.places):
-        if known := cache.known(endpoint.name, place):
-            return endpoint, place, cache.record(endpoint.name, place, known.commit, known=known)
     here = endpoints[0], pin.places[0], pin.release
-    if is_here(pin, cache):
-        return here
+    if not refresh:
+        for endpoint, place in itertools.product(endpoints, pin.places):
+            if known := cache.known(endpoint.name, place):
+                commit = cache.record(endpoint.name, place, known.commit, known=known)
+                return endpoint, place, commit
+        if is_here(pin, cache):
+            return here
     errors: list[Exception] = []
     for endpoint in endpoints:
         try:
-            return (endpoint, *_ask(endpoint, pin, cache))
+            return (endpoint, *_ask(endpoint, pin, cache, refresh=refresh))
         except (NotFound, Unreachable) as error:
             errors.append(error)
-    if is_here(pin, cache, part=True):
+    gone = refresh and any(isinstance(error, NotFound) for error in errors)
+    if not gone and is_here(pin, cache, part=not refresh):
         return here
     raise errors[0]
 
@@ -150,11 +155,11 @@ def is_here(pin: Pin, cache: Cache, *, part: bool = False) -> bool:
     return all(digest and cache.find(digest).path for digest in wanted)
 
 
-def _ask(endpoint: Endpoint, pin: Pin, cache: Cache) -> tuple[Reference, Commit]:
+def _ask(endpoint: Endpoint, pin: Pin, cache: Cache, *, refresh: bool) -> tuple[Reference, Commit]:
     absent: NotFound | None = None
     for place in pin.places:
         try:
-            return place, _resolve(endpoint, cache, place, refresh=False)
+            return place, _resolve(endpoint, cache, place, refresh=refresh)
         except RevisionNotFound as error:
             absent = absent or error
     assert absent, "there is always a commit to ask for"

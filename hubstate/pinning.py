@@ -200,8 +200,9 @@ def _known(lock: LockFile, names: Iterable[str]) -> list[str]:
 def check_pins(lock: LockFile, *, cache: Cache | None = None) -> list[Verdict]:
     """Whether every pinned release is still where it can be had, with the very same files.
 
-    Nothing is fetched but manifests. What a reference means by now is told as well; that it
-    means something else is no fault.
+    The registries are asked; what the cache has counts only where none of them answers. Nothing is
+    fetched but manifests. What a reference means by now is told as well; that it means something
+    else is no fault.
     """
     return at_once(lambda pin: _verdict(pin, cache or Cache()), lock.releases.values())
 
@@ -209,7 +210,7 @@ def check_pins(lock: LockFile, *, cache: Cache | None = None) -> list[Verdict]:
 def _verdict(pin: Pin, cache: Cache) -> Verdict:
     name = str(pin.reference)
     try:
-        open_pinned(pin, cache=cache)
+        open_pinned(pin, cache=cache, refresh=True)
     except HubstateError as error:
         return Verdict(name=name, problem=error, moved=None)
     return Verdict(name=name, problem=None, moved=_moved(pin, cache))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,12 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from hubs import Hub, serving
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from quick import publish_quickly
 from toys import toy
 
+from hubstate import settings
 from hubstate.blobs import FileInfo
 from hubstate.digest import Digest
 from hubstate.errors import Damaged, DigestMismatch, InvalidSetting, NotPinned, RevisionNotFound
@@ -366,6 +369,31 @@ def test_a_check_names_what_is_gone(run: Any, tmp_path: Path) -> None:
     assert "0 of 1 can be had, unchanged" in out
     (verdict,) = check_pins(nearest_lock())
     assert isinstance(verdict.problem, RevisionNotFound)
+
+
+def test_a_check_asks_the_registry_and_does_not_take_the_word_of_the_cache(run: Any) -> None:
+    publish("1")
+    run("lock", "add", REPO)
+    registry = Path(os.environ["HUBSTATE_REGISTRY"])
+    registry.rename(registry.with_name("elsewhere"))
+    assert run("lock", "check")[0] == 3, "of which nothing is in the cache but what it was"
+    registry.with_name("elsewhere").rename(registry)
+    assert content(REPO) == "1"
+    assert run("lock", "check")[0] == 0
+    (registry / "repos/org/name").rename(registry / "gone")
+    assert run("lock", "check")[0] == 3, "though the cache has all of it"
+
+
+def test_where_no_registry_answers_a_check_is_content_with_what_the_cache_has(run: Any) -> None:
+    with serving(Hub({"a.txt": b"1", "b.txt": b"2"})) as url:
+        os.environ["HUBSTATE_REGISTRY"] = url
+        run("lock", "add", REPO)
+        assert run("lock", "check")[0] == 0
+    assert run("lock", "check")[0] == 0, "since adding has measured, and so fetched, each file"
+    shutil.rmtree(settings.cache_folders()[0] / "blobs")
+    for offline in ("0", "1"):
+        os.environ["HUBSTATE_OFFLINE"] = offline
+        assert run("lock", "check")[0] == 6
 
 
 def test_a_release_from_another_registry_is_pinned_with_it(run: Any, tmp_path: Path) -> None:

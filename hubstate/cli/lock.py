@@ -108,8 +108,9 @@ def _remove(names: tuple[str, ...], path: Path | None, dry_run: bool, as_json: b
 def _check(path: Path | None, as_json: bool) -> None:
     """See whether everything that is pinned can still be had, and is the same.
 
-    Nothing larger than manifests is fetched. That a reference means something newer by now is
-    shown, and is no fault. The exit code is that of the first problem.
+    The registries are asked; only where none answers is it enough that the cache has all of a
+    release. Nothing larger than manifests is fetched. That a reference means something newer by
+    now is shown, and is no fault. The exit code is that of the first problem.
 
     \b
     Example:
