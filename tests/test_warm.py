@@ -355,6 +355,28 @@ def test_afterwards_nothing_is_asked_offline(hub: Hub, model: Toy, with_lock: bo
     assert len(hub.seen) == asked
 
 
+def test_files_whose_names_differ_in_case_only_are_proven_pinned_and_carried(
+    hub: Hub, run: Any, tmp_path: Path
+) -> None:
+    hub.files["readme.md"] = b"another"
+    assert run("warm", "org/name")[0] == 0
+    assert run("warm", "--check", "org/name")[0] == 0
+    os.environ["HUBSTATE_OFFLINE"] = "1"
+    assert fetch("org/name").read("readme.md") == b"another"
+    os.environ["HUBSTATE_OFFLINE"] = "0"
+    assert run("lock", "add", "org/name")[0] == 0
+    assert run("lock", "check")[0] == 0
+    assert run("bundle", "export", "models.tar")[0] == 0
+    assert run("bundle", "import", "models.tar", "--registry", str(tmp_path / "inside"))[0] == 0
+    os.environ["HUBSTATE_CACHE"] = str(tmp_path / "empty")
+    os.environ["HUBSTATE_REGISTRY"] = str(tmp_path / "inside")
+    release = fetch("org/name")
+    assert [release.read(name) for name in ("README.md", "readme.md")] == [
+        b"# A model\n",
+        b"another",
+    ]
+
+
 def test_afterwards_what_is_pinned_needs_no_registry_to_be_named(hub: Hub, model: Toy) -> None:
     """A job's environment may name none, or another one: the content is pinned, and here."""
     hub.files.update(release_of(model))

@@ -16,7 +16,7 @@ from typing import Any
 
 from hubstate.blobs import FileInfo
 from hubstate.digest import Digest
-from hubstate.endpoints.base import Commit, check_paths
+from hubstate.endpoints.base import Commit, check_path
 from hubstate.errors import Damaged, InvalidReference, reason
 
 __all__ = ["dump_commit", "dump_record", "parse_commit", "parse_date", "parse_record"]
@@ -76,8 +76,8 @@ def parse_commit(data: bytes, *, repo: str, id: str, what: str) -> Commit:
     """
     record = parse_record(data, what=what)
     try:
-        files = {path: _parse_info(info) for path, info in record["files"].items()}
-        check_paths(files)
+        # Two that differ in case only are not published here, but are there on other servers.
+        files = {check_path(path): _parse_info(info) for path, info in record["files"].items()}
         return Commit(
             repo=repo,
             id=id,

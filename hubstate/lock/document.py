@@ -36,7 +36,7 @@ from typing import Any
 
 from hubstate.blobs import FileInfo, check_info
 from hubstate.digest import Digest
-from hubstate.endpoints.base import MANIFEST, Commit, check_paths
+from hubstate.endpoints.base import MANIFEST, Commit, check_path
 from hubstate.errors import Damaged, DigestMismatch, InvalidReference
 from hubstate.reference import Reference
 from hubstate.values import frozen, replace
@@ -280,8 +280,7 @@ def _pin(name: str, table: Mapping[str, Any]) -> Pin:
     _expect(reference.commit in (None, commit), f"commit: expected {reference.commit}")
     place = isinstance(registry, str) and registry and "\0" not in registry
     _expect(registry is None or place, "registry: no text")
-    files = {path: _info(path, info) for path, info in table["files"].items()}
-    check_paths(files)
+    files = {check_path(path): _info(path, info) for path, info in table["files"].items()}
     pin = Pin(reference=reference, commit=commit, files=files, registry=registry)
     stated = table.get("manifest")
     _expect(stated == (str(pin.manifest) if pin.manifest else None), "manifest: not its file's")
