@@ -159,6 +159,35 @@ def test_a_lock_file_is_warmed_as_it_says(run: Any) -> None:
     assert [release["commit"] for release in json.loads(out)["releases"]] == [first.id]
 
 
+def test_a_registry_that_is_named_is_asked_for_what_is_locked_too(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = tmp_path / "mirror"
+    publish_quickly(toy(), "org/toy", seed=1, registry=mirror)
+    catalogue = tmp_path / "catalogue.toml"
+    entry = 'builder = "toy"\ntag = "t"\nrepository = "org/toy"\nlicense = "mit"\ndefault = true\n'
+    catalogue.write_text(f"schema = 1\n[[model]]\n{entry}")
+    monkeypatch.setenv("HUBSTATE_CATALOGUE", str(catalogue))
+    made, _ = add_pins(LockFile(), ["toy"], registry=str(mirror))
+    pins = {name: replace(pin, registry=None) for name, pin in made.releases.items()}
+    write_lock(Path("hubstate.lock"), replace(made, releases=pins))
+    for number, words in enumerate(([], ["toy"], ["org/toy"])):
+        os.environ["HUBSTATE_CACHE"] = str(tmp_path / f"empty-{number}")
+        code, out, _ = run("warm", *words, "--registry", str(mirror))
+        assert (code, "3/3" in out) == (0, True), words
+
+
+def test_frozen_allows_the_names_that_the_lock_file_has_which_is_named(
+    hub: Hub, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock("org/name")
+    Path("hubstate.lock").rename("other.lock")
+    monkeypatch.setenv("HUBSTATE_FROZEN", "1")
+    assert run("warm", "--lock", "other.lock", "org/name")[0] == 0
+    code, _, err = run("warm", "--lock", "other.lock", "org/name@v1")
+    assert (code, "org/name@v1 is not pinned" in err) == (3, True)
+
+
 def test_another_cache_folder_can_be_filled(hub: Hub, run: Any, tmp_path: Path) -> None:
     _, out, _ = run("warm", "org/name", "--cache", str(tmp_path / "node"), "--json")
     assert json.loads(out)["cache"] == [str(tmp_path / "node")]

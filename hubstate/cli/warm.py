@@ -80,12 +80,15 @@ def _wanted(names: tuple[str, ...], path: Path | None, registry: str | None) -> 
     from hubstate.lock import NAME, find_lock, read_lock
     from hubstate.warm import locked, named
 
-    wanted = named(names, registry=registry)
+    wanted: list[Wanted] = []
     if path or not names:
         place = path or find_lock()
         if place is None:
             raise InvalidSetting(f"nothing is named, and there is no {NAME} here or above")
-        wanted = [*locked(read_lock(place)), *wanted]
+        lock = read_lock(place)
+        wanted = locked(lock, registry=registry)
+        names = tuple(name for name in names if not lock.has(name))
+    wanted += named(names, registry=registry)
     return list({str(one.reference): one for one in reversed(wanted)}.values())[::-1]
 
 

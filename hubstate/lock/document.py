@@ -143,6 +143,15 @@ class LockFile:
     releases: Mapping[str, Pin] = field(default_factory=dict)
     """By reference, such as ``org/name@v1``."""
 
+    def has(self, name: str) -> bool:
+        """Whether it pins a model or a reference, which need not be in full.
+
+        Raises:
+            InvalidReference: it is neither.
+        """
+        is_model = "/" not in name and "@" not in name
+        return name in self.models if is_model else str(Reference.parse(name)) in self.releases
+
     def having(
         self,
         *,

@@ -38,9 +38,10 @@ class Wanted:
         return list({endpoint.name: endpoint for endpoint in opened}.values())
 
 
-def locked(lock: LockFile) -> list[Wanted]:
-    """Everything that a lock file pins."""
-    return [Wanted(reference=pin.reference, pin=pin) for pin in lock.releases.values()]
+def locked(lock: LockFile, *, registry: str | None = None) -> list[Wanted]:
+    """Everything that a lock file pins; ``registry`` is asked first."""
+    pins = lock.releases.values()
+    return [Wanted(reference=pin.reference, pin=pin, registry=registry) for pin in pins]
 
 
 def named(names: Iterable[str], *, registry: str | None = None) -> list[Wanted]:
@@ -60,7 +61,8 @@ def _named(name: str, registry: str | None) -> Wanted:
     builder, colon, tag = name.partition(":")
     wanted = tag if colon else True
     if model := model_pin(builder, wanted):
-        return Wanted(reference=model.reference, pin=reference_pin(model.reference))
+        pin = reference_pin(model.reference)
+        return Wanted(reference=model.reference, pin=pin, registry=registry)
     source = choose(builder, wanted, own=find_builder(builder).registration.weights)
     reference = Reference.parse(source.reference)
     place = registry or source.registry
