@@ -180,6 +180,34 @@ def test_an_import_can_be_repeated_and_a_later_one_moves_the_names(
     assert registry.resolve(old.places[1]).manifest == old.manifest, "by the digest it stays"
 
 
+def test_what_is_no_file_is_not_made_one(lock: LockFile, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InvalidSetting, match="is no file"):
+        export_bundle(lock, pipe)
+    assert pipe.is_fifo()
+
+
+def test_a_bundle_is_written_to_where_a_link_leads(lock: LockFile, tmp_path: Path) -> None:
+    (tmp_path / "large-disk").mkdir()
+    (tmp_path / "models.tar").symlink_to("large-disk/models.tar")
+    export_bundle(lock, tmp_path / "models.tar")
+    assert (tmp_path / "models.tar").is_symlink()
+    assert content(tmp_path / "large-disk" / "models.tar")
+
+
+def test_what_makes_no_bundle_is_told_before_anything_is_fetched(
+    lock: LockFile, tmp_path: Path
+) -> None:
+    with pytest.raises(Unreachable, match="is no folder to write to"):
+        export_bundle(lock, tmp_path / "absent" / "models.tar")
+    pin = lock.releases["org/name@main"]
+    alike = replace(pin, reference=Reference.parse("org/Name"))
+    with pytest.raises(Conflict, match="differs in case only"):
+        export_bundle(lock.having(releases={"org/Name@main": alike}), tmp_path / "models.tar")
+    assert list(Path(os.environ["HUBSTATE_CACHE"]).rglob("blobs")) == []
+
+
 def test_a_disk_without_the_room_is_refused_before_anything_is_written(
     lock: LockFile, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

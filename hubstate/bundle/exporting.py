@@ -14,7 +14,7 @@ from hubstate.bundle.layout import blobs_of, check_room, describe
 from hubstate.bundle.tar import TarWriter
 from hubstate.cache import Cache
 from hubstate.digest import Digest
-from hubstate.errors import DigestMismatch
+from hubstate.errors import DigestMismatch, InvalidSetting, Unreachable
 from hubstate.hub import open_pinned
 from hubstate.lock import LockFile, Pin
 from hubstate.progress import Hook, bar, quiet, shared
@@ -41,35 +41,47 @@ def export_bundle(
     """Write exactly what a lock file pins to a tar file, which depends on the lock file alone.
 
     What is not in the cache is fetched first. The file is written whole, or not at all; one that
-    is there is replaced.
+    is there is replaced, and a link is followed.
 
     Raises:
+        Conflict: it has repositories whose names differ in case only.
         DigestMismatch: a registry has other files than the lock file says.
         HubstateError: a release cannot be had; see :func:`hubstate.hub.open_pinned`.
+        InvalidSetting: there is something that is no file, such as a device.
         Unreachable: the file cannot be written, or there is no room for it.
     """
-    cache, total = cache or Cache(), sum(blobs_of(lock).values())
+    cache, total, described = cache or Cache(), sum(blobs_of(lock).values()), describe(lock)
+    place = Path(os.path.realpath(target))
     with reachable(f"{target} cannot be written"):
-        check_room(target.parent, total, what=str(target))
+        _check_place(target, place.parent)
+        check_room(place.parent, total, what=str(target))
     with shared(quiet) as hook:
         found = at_once(lambda pin: _paths(pin, cache, hook), lock.releases.values())
     paths = {digest: path for part in found for digest, path in part.items()}
     shown = bar(target.name, total=total) if progress is None else nullcontext(progress)
-    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
+    temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.part")
     with reachable(f"{target} cannot be written"):
         try:
             with shown as hook, temporary.open("xb") as file:
                 hashed = _Hashed(file)
-                _write(lock, paths, cast(BinaryIO, hashed), hook)
+                _write(described, blobs_of(lock), paths, cast(BinaryIO, hashed), hook)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(target)
-            sync(target.parent)
+            temporary.replace(place)
+            sync(place.parent)
         finally:
             temporary.unlink(missing_ok=True)
     return Exported(
         path=target, size=hashed.size, digest=hashed.digest, releases=tuple(sorted(lock.releases))
     )
+
+
+def _check_place(target: Path, folder: Path) -> None:
+    """See that a file can have its place, before anything is fetched for it."""
+    if target.exists() and not target.is_file():  # /dev/stdout would be a file from then on
+        raise InvalidSetting(f"{target} is no file, and a bundle is moved to its place as one")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Unreachable(f"{target} cannot be written: {folder} is no folder to write to")
 
 
 def _paths(pin: Pin, cache: Cache, hook: Hook) -> dict[Digest, Path]:
@@ -78,11 +90,17 @@ def _paths(pin: Pin, cache: Cache, hook: Hook) -> dict[Digest, Path]:
     return {info.digest: paths[name] for name, info in pin.files.items() if info.digest}
 
 
-def _write(lock: LockFile, paths: Mapping[Digest, Path], file: BinaryIO, hook: Hook) -> None:
+def _write(
+    described: Mapping[str, bytes],
+    blobs: Mapping[Digest, int],
+    paths: Mapping[Digest, Path],
+    file: BinaryIO,
+    hook: Hook,
+) -> None:
     tar = TarWriter(file)
-    for name, data in describe(lock).items():
+    for name, data in described.items():
         tar.add(name, data, size=len(data))
-    for digest, size in blobs_of(lock).items():
+    for digest, size in blobs.items():
         with paths[digest].open("rb") as content:
             source = _Hashed(content, hook)
             name = f"blobs/sha256/{digest.hex[:2]}/{digest.hex}"
