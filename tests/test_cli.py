@@ -240,6 +240,22 @@ def test_a_capped_list_says_how_to_see_the_whole(run: Any, weights: str, tmp_pat
     assert len(json.loads(out)["error"]["issues"]) > 50
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["fetch", "org/a", "--to", ""],
+        ["warm", "org/a", "--cache", ""],
+        ["warm", "--lock", ""],
+        ["lock", "check", "--lock", ""],
+        ["bundle", "export", ""],
+        ["export", "org/a", ""],
+    ],
+)
+def test_an_empty_path_is_refused_and_is_not_the_working_folder(run: Any, call: list[str]) -> None:
+    code, _, err = run(*call)
+    assert (code, "expected a path, found nothing" in err) == (2, True)
+
+
 def test_offline_is_an_exit_code_of_its_own(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HUBSTATE_OFFLINE", "1")
     code, _, err = run("fetch", "org/none", "--registry", "http://127.0.0.1:9")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from hubstate.cli.output import as_json, show, size
+from hubstate.cli.output import Place, as_json, show, size
 from hubstate.errors import InvalidSetting
 
 __all__ = ["command"]
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
+_FILE = Place(dir_okay=False, path_type=Path)
 
 
 @click.group("bundle")

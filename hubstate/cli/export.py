@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from hubstate.cli.output import as_json, show
+from hubstate.cli.output import Place, as_json, show
 
 __all__ = ["command"]
 
 
 @click.command("export")
 @click.argument("subject")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Place(path_type=Path))
 @click.option(
     "--to",
     required=True,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubstate.cli.output import as_json, frozen, moved, show, size, table
+from hubstate.cli.output import Place, as_json, frozen, moved, show, size, table
 from hubstate.values import replace
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ __all__ = ["command"]
 @click.option(
     "--to",
     "folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Place(file_okay=False, path_type=Path),
     help="Also copy the files into this folder; none that differs is overwritten.",
 )
 @click.option("--probe", is_flag=True, help="Rebuild the model and run the recorded probe.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubstate.cli.output import as_json, max_shard_size, pairs, show
+from hubstate.cli.output import Place, as_json, max_shard_size, pairs, show
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,7 +34,7 @@ _NEEDS = {
 @click.option("--as", "repository", metavar="ORG/NAME", help="Publish the weights there.")
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=Place(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write them to this .safetensors file.",
 )

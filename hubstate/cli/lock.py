@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hubstate.cli.output import as_json, show, size, table
+from hubstate.cli.output import Place, as_json, show, size, table
 
 if TYPE_CHECKING:
     from hubstate.lock import LockFile
@@ -19,7 +19,7 @@ __all__ = ["command"]
 _FILE = click.option(
     "--lock",
     "path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=Place(dir_okay=False, path_type=Path),
     help="Instead of the nearest hubstate.lock. [HUBSTATE_LOCK]",
 )
 _REGISTRY = click.option("--registry", metavar="WHERE", help="A folder or URL. [HUBSTATE_REGISTRY]")

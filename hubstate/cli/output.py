@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hubstate.cache import Traffic
 
 __all__ = [
+    "Place",
     "as_json",
     "frozen",
     "max_shard_size",
@@ -27,6 +28,16 @@ __all__ = [
     "size",
     "table",
 ]
+
+
+class Place(click.Path):
+    """A path. What an unset variable leaves is none, and does not mean the working folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("expected a path, found nothing.", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hubstate.cli.output import as_json, frozen, moved, show, size, table
+from hubstate.cli.output import Place, as_json, frozen, moved, show, size, table
 from hubstate.errors import InvalidSetting
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ __all__ = ["command"]
 @click.option(
     "--lock",
     "path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=Place(dir_okay=False, path_type=Path),
     help="Everything that this lock file pins; without NAME, the nearest hubstate.lock.",
 )
 @click.option(
     "--cache",
     "folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Place(file_okay=False, path_type=Path),
     help="The folder to fill, instead of the configured ones. [HUBSTATE_CACHE]",
 )
 @click.option(
