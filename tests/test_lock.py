@@ -324,6 +324,27 @@ def test_an_update_shows_what_moves(run: Any) -> None:
     assert "0 pins" in out
 
 
+def test_what_somebody_else_pins_meanwhile_is_not_lost(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("1", tag="v1")
+
+    def slowly(lock: LockFile, names: list[str], **options: Any) -> Any:
+        found = add_pins(lock, names, **options)
+        monkeypatch.setattr("hubstate.pinning.add_pins", add_pins)
+        assert run("lock", "add", f"{REPO}@v1")[0] == 0
+        return found
+
+    for there in (False, True):
+        monkeypatch.setattr("hubstate.pinning.add_pins", slowly)
+        code, _, err = run("lock", "add", REPO)
+        assert (code, "run this again" in err) == (7, True), there
+        assert nearest_lock().releases.keys() == {"org/name@v1"}
+        publish("2")
+        run("lock", "remove", f"{REPO}@v1")
+    assert run("lock", "add", REPO)[0] == 0
+
+
 def test_an_update_can_be_of_one_name(run: Any) -> None:
     publish("1")
     publish("1", branch="dev")

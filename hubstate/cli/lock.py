@@ -61,7 +61,7 @@ def _add(
 
     place, lock = _open(path, create=True)
     after, changes = add_pins(lock, names, registry=registry)
-    _finish(place, after, changes, dry_run=dry_run, as_json=as_json)
+    _finish(place, lock, after, changes, dry_run=dry_run, as_json=as_json)
 
 
 @command.command("update")
@@ -80,7 +80,7 @@ def _update(names: tuple[str, ...], path: Path | None, dry_run: bool, as_json: b
 
     place, lock = _open(path)
     after, changes = update_pins(lock, names)
-    _finish(place, after, changes, dry_run=dry_run, as_json=as_json)
+    _finish(place, lock, after, changes, dry_run=dry_run, as_json=as_json)
 
 
 @command.command("remove")
@@ -99,7 +99,7 @@ def _remove(names: tuple[str, ...], path: Path | None, dry_run: bool, as_json: b
 
     place, lock = _open(path)
     after, changes = remove_pins(lock, names)
-    _finish(place, after, changes, dry_run=dry_run, as_json=as_json)
+    _finish(place, lock, after, changes, dry_run=dry_run, as_json=as_json)
 
 
 @command.command("check")
@@ -158,12 +158,21 @@ def _open(path: Path | None, *, create: bool = False) -> tuple[Path, LockFile]:
 
 
 def _finish(
-    place: Path, lock: LockFile, changes: list[Change], *, dry_run: bool, as_json: bool
+    place: Path,
+    before: LockFile,
+    after: LockFile,
+    changes: list[Change],
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
+    from hubstate.errors import Conflict
     from hubstate.lock import write_lock
 
     if changes and not dry_run:
-        write_lock(place, lock)
+        if _open(place, create=True)[1] != before:  # registries may have taken long to answer
+            raise Conflict(f"{place} was changed by somebody else meanwhile: run this again")
+        write_lock(place, after)
     verb = "would change" if dry_run else "changed"
     count = "1 pin" if len(changes) == 1 else f"{len(changes)} pins"
     lines = [f"{place}: {count} {verb}", *(f"  {change}" for change in changes)]
