@@ -340,6 +340,23 @@ def test_what_a_check_finds_damaged_the_next_warm_up_fetches_again(hub: Hub) -> 
         assert proof.complete
 
 
+def test_a_check_of_a_part_hashes_its_header_too(hub: Hub) -> None:
+    wanted = warm.named(["org/name"])
+    (proof,) = warm.warm(wanted, filter=only("conv"))
+    (path,) = (file.path for file in proof.files if file.state == "partial")
+    assert path
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[data.index(b"conv.weight")] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (proof,) = warm.check(wanted, filter=only("conv"))
+    assert isinstance(proof.error, DigestMismatch)
+    (proof,) = warm.warm(warm.named(["org/name"]), filter=only("conv"))
+    assert proof.complete
+    (proof,) = warm.check(wanted, filter=only("conv"))
+    assert proof.complete
+
+
 def test_damage_that_can_be_seen_is_called_damage_too(hub: Hub) -> None:
     warm.warm(warm.named(["org/name"]))
     path = blob(hub.files["model.safetensors"])

@@ -93,7 +93,7 @@ def _verify(release: Release, name: str, filter: Filter | None, hook: Hook) -> F
             return prove(release, name, None, "unwanted")
         if path is None and chosen is not None:
             path = release.tensors_path(name, [tensor.name for tensor in chosen], progress=hook)
-            _check_part(path, chosen, hook)
+            _check_part(path, release.source.tiles(name)[:1], chosen, hook)
             return prove(release, name, path, "partial")
         _check_whole(release, name, release.path(name, progress=hook), hook)
         return prove(release, name, release.paths[name], "present")
@@ -112,8 +112,9 @@ def _check_whole(release: Release, name: str, path: Path, hook: Hook) -> None:
         raise DigestMismatch(f"{path}: {name}: expected {expected}, found {found}; {_REMEDY}")
 
 
-def _check_part(path: Path, tensors: Sequence[Stored], hook: Hook) -> None:
-    parts = [chunk for tensor in tensors for chunk in _published(tensor)] or read_partial(path)
+def _check_part(path: Path, header: Sequence[Chunk], tensors: Sequence[Stored], hook: Hook) -> None:
+    published = (chunk for tensor in tensors for chunk in _published(tensor))
+    parts = [*header, *published] or read_partial(path)
     found = hash_ranges(path, [(c.start, c.stop) for c in parts], threads=1, progress=hook)
     for part, digest in zip(parts, found, strict=True):
         if part.digest != digest:
@@ -125,7 +126,7 @@ def _check_part(path: Path, tensors: Sequence[Stored], hook: Hook) -> None:
 
 
 def _published(tensor: Stored) -> Iterator[Chunk]:
-    """A tensor's chunks with their digests; a header has none, and then those of arrival count."""
+    """A tensor's chunks with the manifest's digests; without one, those of arrival count."""
     if isinstance(tensor, TensorRecord):
         bounds = chunks(tensor.start, tensor.stop)
         for (start, stop), digest in zip(bounds, tensor.digests, strict=True):
