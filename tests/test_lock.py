@@ -179,12 +179,17 @@ def test_a_working_folder_that_is_gone_has_no_lock_file(project: Path) -> None:
 @pytest.mark.skipif(
     not hasattr(os, "getuid") or os.getuid() != 0, reason="needs to give files away"
 )
-def test_a_stranger_cannot_leave_a_lock_file_for_everybody(project: Path) -> None:
+def test_a_stranger_cannot_leave_a_lock_file_for_everybody(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_lock(project / "hubstate.lock", LockFile())
     os.chown(project / "hubstate.lock", 1234, 1234)
     assert find_lock() == project / "hubstate.lock", "a colleague's project"
+    assert not caplog.messages
     project.chmod(0o1777)
     assert find_lock() is None
+    (said,) = caplog.messages
+    assert "name it in HUBSTATE_LOCK" in said
 
 
 def test_a_lock_file_that_changed_is_read_again() -> None:

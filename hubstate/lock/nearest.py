@@ -5,6 +5,7 @@ Looking costs one ``stat`` a folder. A lock file is read again when its size, ti
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from functools import lru_cache
@@ -30,13 +31,18 @@ __all__ = [
 ]
 
 NAME = "hubstate.lock"
+_PASSED_BY = (
+    "%s is not obeyed, since it is another user's, in a folder that everybody can write to: name "
+    "it in HUBSTATE_LOCK if it is to be"
+)
+_log = logging.getLogger(__name__)
 
 
 def find_lock() -> Path | None:
     """``HUBSTATE_LOCK``, or else ``hubstate.lock`` in the working folder or the nearest above it.
 
     One that another user has put into a folder that everybody can write to, such as /tmp, is not
-    a project's, and is passed by.
+    a project's, and is passed by; the log says so.
     """
     if named := settings.lock():
         return named
@@ -47,8 +53,11 @@ def find_lock() -> Path | None:
     while True:
         path = os.path.join(folder, NAME)  # noqa: PTH118
         try:
-            if _is_trusted(folder, os.stat(path)):  # noqa: PTH116
-                return Path(path)
+            status = os.stat(path)  # noqa: PTH116
+            if stat.S_ISREG(status.st_mode):
+                if _is_trusted(folder, status):
+                    return Path(path)
+                _log.warning(_PASSED_BY, path)
         except OSError:
             pass
         above = os.path.dirname(folder)  # noqa: PTH120
@@ -58,8 +67,6 @@ def find_lock() -> Path | None:
 
 
 def _is_trusted(folder: str, status: os.stat_result) -> bool:
-    if not stat.S_ISREG(status.st_mode):
-        return False
     if not hasattr(os, "getuid") or status.st_uid in (0, os.getuid()):
         return True
     return not os.stat(folder).st_mode & stat.S_IWOTH  # noqa: PTH116
