@@ -364,6 +364,7 @@ def test_damage_that_can_be_seen_is_called_damage_too(hub: Hub) -> None:
     os.utime(path, (1, 1))
     (proof,) = warm.check(warm.named(["org/name"]))
     assert {f.name: f.state for f in proof.files}["model.safetensors"] == "damaged"
+    assert "'hubstate warm' fetches it again" in str(proof.error)
 
 
 def test_a_release_that_is_not_as_the_lock_file_says_fails_the_check(hub: Hub) -> None:

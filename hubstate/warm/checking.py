@@ -59,9 +59,21 @@ class _Recalled(Source):
     def is_cut_off(self) -> bool:
         return True
 
+    def find(self, name: str) -> Path | None:
+        try:
+            return super().find(name)
+        except DigestMismatch:  # which speaks of an offline setting
+            raise DigestMismatch(
+                f"{self.where}: {name} was damaged in the cache ({self._folders}), and is not "
+                f"used; {_REMEDY}"
+            ) from None
+
     def check_allowed(self, what: str) -> None:
-        folders = ", ".join(map(str, self.cache.folders))
-        raise Offline(f"{self.reference}: {what} is not in the cache ({folders})")
+        raise Offline(f"{self.reference}: {what} is not in the cache ({self._folders})")
+
+    @property
+    def _folders(self) -> str:
+        return ", ".join(map(str, self.cache.folders))
 
 
 def _recall(wanted: Wanted, cache: Cache) -> Release:
