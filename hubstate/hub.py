@@ -103,10 +103,11 @@ def open_pinned(
 ) -> Release:
     """The release that a lock file pins, from whichever registry has it.
 
-    ``registry`` is asked first, then the one in the lock file, then the configured one; each of
-    them only if none is known, from the cache, to have the release, and the cache has not all of
-    its files from another one. With ``refresh`` they are asked whatever the cache knows; all the
-    files in it count only where no registry answers.
+    ``registry`` is asked first, then the one in the lock file, then the configured one, but folders
+    before servers, for which one would wait in vain behind an air gap; each of them only if none is
+    known, from the cache, to have the release, and the cache has not all of its files from another
+    one. With ``refresh`` they are asked whatever the cache knows; all the files in it count only
+    where no registry answers.
 
     Raises:
         DigestMismatch: a registry has other files there.
@@ -136,16 +137,16 @@ def _locate(
                 return endpoint, place, commit
         if is_here(pin, cache):
             return here
-    errors: list[Exception] = []
-    for endpoint in endpoints:
+    errors: dict[str, Exception] = {}
+    for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.remote):
         try:
             return (endpoint, *_ask(endpoint, pin, cache, refresh=refresh))
         except (NotFound, Unreachable) as error:
-            errors.append(error)
-    gone = refresh and any(isinstance(error, NotFound) for error in errors)
+            errors[endpoint.name] = error
+    gone = refresh and any(isinstance(error, NotFound) for error in errors.values())
     if not gone and is_here(pin, cache, part=not refresh):
         return here
-    raise errors[0]
+    raise errors[endpoints[0].name]
 
 
 def is_here(pin: Pin, cache: Cache, *, part: bool = False) -> bool:

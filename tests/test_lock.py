@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ from toys import toy
 from hubstate import settings
 from hubstate.blobs import FileInfo
 from hubstate.digest import Digest
-from hubstate.errors import Damaged, DigestMismatch, InvalidSetting, NotPinned, RevisionNotFound
+from hubstate.errors import (
+    Damaged,
+    DigestMismatch,
+    InvalidSetting,
+    NotPinned,
+    RevisionNotFound,
+    Unreachable,
+)
 from hubstate.fetching import fetch
 from hubstate.hub import open_release, publish_files
 from hubstate.lock import (
@@ -241,6 +249,22 @@ def test_a_pin_holds_where_another_registry_has_the_files_in_another_commit(tmp_
     os.environ["HUBSTATE_REGISTRY"] = str(other)
     os.environ["HUBSTATE_CACHE"] = str(tmp_path / "empty")
     assert open_release(REPO).commit.id == commit.id
+
+
+def test_no_server_is_waited_for_where_a_folder_has_what_is_pinned() -> None:
+    publish("1")
+    lock = pinned(REPO)
+    with serving(Hub({"a.txt": b"1"})) as url:
+        pins = {name: replace(pin, registry=url) for name, pin in lock.releases.items()}
+        write_lock(Path("hubstate.lock"), LockFile(releases=pins))
+    os.environ["HUBSTATE_CACHE"] += "-elsewhere"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hubstate.endpoints.http.HttpEndpoint.resolve", None)
+        assert content(REPO) == "1"
+    shutil.rmtree(os.environ["HUBSTATE_REGISTRY"])
+    os.environ["HUBSTATE_CACHE"] += "-and-elsewhere"
+    with pytest.raises(Unreachable, match=url):
+        open_release(REPO)
 
 
 def test_files_that_are_not_the_pinned_ones_are_refused() -> None:
