@@ -24,12 +24,13 @@ from hypothesis import strategies as st
 from quick import publish_quickly, release_of
 from toys import Toy, toy
 
-from hubstate.bundle import export_bundle, import_bundle
+from hubstate.bundle import export_bundle, import_bundle, importing
 from hubstate.bundle.layout import blobs_of
 from hubstate.bundle.tar import TarWriter, read_tar
 from hubstate.cache import Cache, layers
 from hubstate.digest import Digest
 from hubstate.endpoints.folder import FolderEndpoint
+from hubstate.endpoints.moves import push_move
 from hubstate.errors import Conflict, Damaged, DigestMismatch, InvalidSetting, Unreachable
 from hubstate.fetching import fetch
 from hubstate.hub import publish_files
@@ -178,6 +179,21 @@ def test_an_import_can_be_repeated_and_a_later_one_moves_the_names(
     assert main.manifest == later.releases["org/name@main"].manifest
     old = lock.releases["org/name@main"]
     assert registry.resolve(old.places[1]).manifest == old.manifest, "by the digest it stays"
+
+
+def test_imports_of_the_same_at_one_time_all_succeed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "elsewhere"
+
+    def late(*args: Any, **options: Any) -> bool:
+        monkeypatch.setattr(importing, "push_move", push_move)
+        import_bundle(bundle, target)
+        return push_move(*args, **options)
+
+    monkeypatch.setattr(importing, "push_move", late)
+    import_bundle(bundle, target)
+    assert sorted(FolderEndpoint(target).repositories()) == ["org/name", "plain"]
 
 
 def test_what_is_no_file_is_not_made_one(lock: LockFile, tmp_path: Path) -> None:

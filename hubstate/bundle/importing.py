@@ -176,6 +176,7 @@ def _publish(shelf: Shelf, pin: Pin) -> None:
         date=DATE,
         temporaries=shelf.blobs.temporaries,
     )
-    if not moved:
+    now = None if moved else shelf.last(repo, "branches", revision)
+    if now and now.commit != commit.id:  # it may be somebody who imports the same
         raise Conflict(f"{pin.reference}: somebody else has moved it just now: import again")
     shelf.write_refs(repo)
