@@ -515,6 +515,28 @@ def test_a_check_needs_neither_a_network_nor_a_cache_to_write_to(hub: Hub) -> No
     assert subprocess.run(check, capture_output=True).returncode == 5
 
 
+@pytest.mark.parametrize("bare", [False, True], ids=["manifest", "no manifest"])
+def test_afterwards_the_cache_may_be_copied_also_with_parts(
+    hub: Hub, tmp_path: Path, bare: bool
+) -> None:
+    if bare:
+        del hub.files["hubstate.json"]
+    wanted = warm.named(["org/name"])
+    warm.warm(wanted, filter=only("conv"))
+    copy = tmp_path / "copy"
+    shutil.copytree(settings.cache_folders()[0], copy, copy_function=shutil.copy)
+    asked = len(hub.seen)
+    (proof,) = warm.check(wanted, cache=Cache([copy]), filter=only("conv"))
+    assert proof.complete
+    damaged = next(file.path for file in proof.files if file.state == "partial")
+    assert damaged
+    data = damaged.read_bytes()
+    damaged.write_bytes(data.replace(b"conv.weight", b"conv.Weight"))
+    (proof,) = warm.check(wanted, cache=Cache([copy]), filter=only("conv"))
+    assert not proof.complete
+    assert len(hub.seen) == asked
+
+
 def test_afterwards_a_part_is_enough_for_whoever_wants_that_part(hub: Hub, model: Toy) -> None:
     warm.warm(warm.named(["org/name"]), filter=without("fc"))
     os.environ["HUBSTATE_OFFLINE"] = "1"

@@ -10,7 +10,8 @@
 
 A partial file never loses a range, so that a path stays good once it was given to somebody: one
 that has more is put in its place, as a link. The record holds while the file's size, time of
-change and inode are what they were when its ranges were verified.
+change and inode are what they were when its ranges were verified; else, as in a cache that was
+copied, they are hashed again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 from hubstate.blobs import DAY, listed, make_folders, write_file
 from hubstate.cache.receipts import facts_of
-from hubstate.digest import Digest
+from hubstate.digest import Digest, hash_ranges
 from hubstate.transport.chunks import Chunk, Range, is_covered, seal, union
 from hubstate.transport.convoy import find_members, has_member
 from hubstate.transport.part import Part, room_of
@@ -154,10 +155,26 @@ def _read(record: Path) -> Partial:
     """
     fields: Any = json.loads(record.read_bytes())
     path = record.with_suffix(".part")
-    if fields["facts"] != facts_of(path.stat()):
-        raise ValueError("changed since")
     ranges = ((int(a), int(b), Digest(hex) if hex else None) for a, b, hex in fields["ranges"])
-    return Partial(path=path, chunks=tuple(Chunk(*range) for range in ranges))
+    chunks, facts = tuple(Chunk(*range) for range in ranges), facts_of(path.stat())
+    if fields["facts"] != facts:
+        _check_again(path, chunks)
+        with contextlib.suppress(OSError):
+            data = json.dumps(fields | {"facts": facts}).encode()
+            write_file(record, data, temporaries=record.parents[2] / "tmp", durable=False)
+    return Partial(path=path, chunks=chunks)
+
+
+def _check_again(path: Path, chunks: Sequence[Chunk]) -> None:
+    """Hash the ranges of a file that is not the one of its record; it may be a copy of that.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has other bytes.
+    """
+    found = hash_ranges(path, [(chunk.start, chunk.stop) for chunk in chunks], threads=1)
+    if found != [chunk.digest for chunk in chunks]:
+        raise ValueError("changed since")
 
 
 def read_partial(path: Path) -> tuple[Chunk, ...]:
