@@ -284,7 +284,7 @@ class Release:
 
         Of several files without a manifest, all headers are needed to load any tensor.
         """
-        if self.manifest is None and self.source.endpoint.remote:
+        if self.manifest is None:
             self.tensors_path(name, (), progress=quiet)
 
     def _range(self, name: str, start: int, stop: int) -> bytes:

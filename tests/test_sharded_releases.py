@@ -199,6 +199,26 @@ def test_warm_proves_every_shard_and_passes_by_the_unwanted(hub: Hub) -> None:
 # From a server, without a manifest
 
 
+def test_afterwards_a_part_of_what_a_folder_had_needs_the_folder_no_more(
+    bare: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = tmp_path / "registry"
+    commit = publish_files("org/name", dict(bare.files), message="m", registry=registry)
+    reference = f"org/name@{commit.id}"
+    monkeypatch.setenv("HUBSTATE_REGISTRY", str(registry))
+    (proof,) = warm(named([reference]), filter=hubstate.only("first"))
+    assert proof.complete
+    registry.rename(tmp_path / "gone")
+    (proof,) = check(named([reference]), filter=hubstate.only("first"))
+    assert proof.complete
+    assert [file.state for file in proof.files].count("unwanted") >= 2
+    blobs = [path for _, path in Blobs(Cache().folders[0])]
+    assert sum(path.stat().st_size for path in blobs) < 500_000, "of no other shard but its header"
+    model = Net(seed=1)
+    hubstate.load_pretrained(model, reference, filter=hubstate.only("first"))
+    assert torch.equal(model.first.weight, Net().first.weight)
+
+
 def test_what_huggingface_hub_saves_is_loaded(bare: Hub) -> None:
     model = Net(seed=1)
     hubstate.load_pretrained(model, "org/name")

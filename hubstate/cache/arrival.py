@@ -65,7 +65,7 @@ class Arrival:
     def part(self, tensors: Collection[str], header: Header | None, progress: Hook) -> Path:
         """The file with some tensors; see :meth:`Source.obtain_tensors`."""
         self._leases = self._held()
-        remote = self._remote(header)
+        remote = self._remote(header, folder=not tensors)
         if remote is None:
             return self.whole(progress)
         wanted = self._wanted(header, tensors)
@@ -87,7 +87,7 @@ class Arrival:
 
     def prefix(self) -> bytes | None:
         """The header of a weights file, from whatever part of the file the cache has."""
-        remote = self._remote(None)
+        remote = self._remote(None, folder=True)
         path = self.source.find(self.name)
         if path is None and remote:
             path = find_ranges(self.cache, remote, [(0, 8)])
@@ -176,11 +176,14 @@ class Arrival:
         start = min((start for start, _ in listed.values()), default=size)
         return union([(0, start), *(listed[name] for name in tensors)])
 
-    def _remote(self, header: Header | None) -> Remote | None:
-        """The file as one to fetch in ranges, if there is one to ask and its size is known."""
+    def _remote(self, header: Header | None, *, folder: bool = False) -> Remote | None:
+        """The file as one to fetch in ranges, if there is one to ask and its size is known.
+
+        From a folder that is done only where ``folder`` says so: for a header alone.
+        """
         source, info = self.source, self.source.info(self.name)
         size = info.size
-        if not source.endpoint.remote or not size:
+        if not (source.endpoint.remote or folder) or not size:
             return None
         return Remote(
             what=self._what,
