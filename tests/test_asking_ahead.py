@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from hubstate.endpoints import http
 from hubstate.endpoints.answers import Told, parse_told
 from hubstate.endpoints.http import HttpEndpoint
 from hubstate.errors import Damaged, DigestMismatch
-from hubstate.lock import Pin
+from hubstate.hub import publish_files
+from hubstate.lock import LockFile, Pin
 from hubstate.reference import Reference
 from hubstate.warm import Proof
 
@@ -62,6 +64,26 @@ def test_many_releases_take_one_question_and_a_request_for_each_large_file(hub: 
     for name, data in FILES.items():
         path = Cache().find(Digest.of(data)).path
         assert path and path.read_bytes() == data, name
+
+
+def test_no_server_is_asked_for_what_a_folder_has(hub: Hub, tmp_path: Path) -> None:
+    folder = str(tmp_path / "folder")
+    commits = [
+        publish_files("org/name", FILES, message=tag, tag=tag, registry=folder)
+        for tag in ("v1", "v2")
+    ]
+    pins = {
+        name: Pin(
+            reference=Reference.parse(name),
+            commit=commit.id,
+            files=commit.files,
+            registry=os.environ["HUBSTATE_REGISTRY"],
+        )
+        for name, commit in zip(("org/name@v1", "org/name@v2"), commits, strict=True)
+    }
+    os.environ["HUBSTATE_REGISTRY"] = folder
+    assert all(proof.complete for proof in warm.warm(warm.locked(LockFile(releases=pins))))
+    assert (hub.posts, hub.seen) == (0, [])
 
 
 def test_one_release_is_not_asked_for_in_that_way(hub: Hub) -> None:

@@ -43,6 +43,7 @@ from hubstate.lock import (
     find_lock,
     nearest_lock,
     parse_lock,
+    read_lock,
     write_lock,
 )
 from hubstate.pinning import add_pins, check_pins, remove_pins, update_pins
@@ -277,6 +278,13 @@ def test_files_that_are_not_the_pinned_ones_are_refused() -> None:
     write_lock(Path("hubstate.lock"), lock.having(releases={"org/name@main": changed}))
     with pytest.raises(DigestMismatch, match=r"a\.txt: expected.*b\.txt is missing"):
         open_release(REPO)
+
+
+def test_a_lock_file_takes_the_place_of_a_link_to_itself(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    write_lock(loop, LockFile())
+    assert read_lock(loop) == LockFile()
 
 
 def test_a_pin_that_is_gone_says_so(tmp_path: Path) -> None:

@@ -480,6 +480,21 @@ def mounted_read_only(folder: Path) -> tuple[str, ...]:
     return words
 
 
+def test_what_a_name_means_is_part_of_what_must_be_there(hub: Hub) -> None:
+    warm.warm(warm.named(["org/name"]))
+    (cache,) = settings.cache_folders()
+    (record,) = cache.glob("endpoints/*/org/name/revision-main.json")
+    record.with_name("revision-v1.json").mkdir()  # nothing can be written there
+    wanted = warm.named(["org/name@v1"])
+    (proof,) = warm.warm(wanted)
+    assert isinstance(proof.error, Unreachable)
+    assert str(cache) in str(proof.error)
+    assert not any(file.problem for file in proof.files)
+    record.with_name("revision-v1.json").rmdir()
+    assert [proof.complete for proof in warm.warm(wanted)] == [True]
+    assert [proof.complete for proof in warm.check(wanted)] == [True]
+
+
 @pytest.mark.parametrize("way", ["mode", "mount"])
 def test_afterwards_the_cache_may_be_read_only(hub: Hub, model: Toy, way: str) -> None:
     lock("org/name")

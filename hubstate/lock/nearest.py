@@ -116,7 +116,7 @@ def write_lock(path: Path, lock: LockFile) -> None:
     """
     from hubstate.lock.document import dump_lock
 
-    target = path.resolve()
+    target = Path(os.path.realpath(path))
     with reachable(f"the lock file {path} cannot be written"):
         write_file(target, dump_lock(lock), temporaries=target.parent)
 

@@ -34,7 +34,7 @@ def ask_ahead(wanted: Sequence[Wanted], cache: Cache) -> Answered:
         with suppress(HubstateError):  # whoever opens it is told
             endpoint = one.endpoints[0]
             first[id(one)] = registries.setdefault(endpoint.name, endpoint)
-            if not _is_known(one, cache):
+            if not (_is_known(one, cache) or (endpoint.remote and _is_in_a_folder(one))):
                 questions.setdefault(endpoint.name, {})[one.places[0]] = None
     missing = 0
     for name, references in questions.items():
@@ -42,6 +42,15 @@ def ask_ahead(wanted: Sequence[Wanted], cache: Cache) -> Answered:
         if len(references) > 1 and not (registries[name].remote and settings.offline()):
             missing -= registries[name].ask_ahead(list(references))
     return Answered(first, all=missing == 0)
+
+
+def _is_in_a_folder(wanted: Wanted) -> bool:
+    """Whether a folder has what is pinned, so that no server is waited for behind an air gap."""
+    for endpoint in wanted.endpoints if wanted.pin else ():
+        if not endpoint.remote:
+            with suppress(HubstateError):
+                return bool(endpoint.resolve(wanted.places[0]))
+    return False
 
 
 def _is_known(wanted: Wanted, cache: Cache) -> bool:

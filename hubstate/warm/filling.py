@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -60,7 +61,7 @@ def warm(
     )
     batch.convoy.close()  # not after an interrupt, when threads are still at work on it
     cache.settle(path for proof in proofs for path in _written(proof, cache))
-    return proofs
+    return [_remembered(proof, cache) for proof in proofs]
 
 
 def prove_all(
@@ -172,6 +173,23 @@ def _written(proof: Proof, cache: Cache) -> Iterator[Path]:
     if proof.release:
         source = proof.release.source
         yield from cache.records(source.endpoint.name, source.reference, source.commit)
+
+
+def _remembered(proof: Proof, cache: Cache) -> Proof:
+    """The proof, with a problem if the cache will not know what the reference means."""
+    release = proof.release
+    if release is None or proof.wanted.pin:  # what is pinned is found by the digests of its files
+        return proof
+    source = release.source
+    records = cache.records(source.endpoint.name, source.reference, source.commit)
+    if records and all(map(os.path.isfile, records)):
+        return proof
+    known = cache.known(source.endpoint.name, source.reference)
+    if known and known.commit.id == source.commit.id:
+        return proof
+    folders = ", ".join(map(str, cache.folders))
+    text = f"{proof.wanted.reference}: what it means cannot be written to the cache ({folders})"
+    return replace(proof, problem=proof.problem or Unreachable(text))
 
 
 def _missing(release: Release, name: str, filter: Filter | None) -> int:
