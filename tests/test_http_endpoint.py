@@ -277,6 +277,19 @@ def test_the_token_is_not_shown_to_where_a_list_goes_on(
     assert [seen.authorization for seen in other.seen] == [None]
 
 
+def test_the_token_is_not_shown_to_a_host_that_is_spelled_like_the_registry(
+    hub: Hub, endpoint: HttpEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some take ``//a\\@b`` for a, as browsers do, and others for b."""
+    monkeypatch.setenv("HUBSTATE_TOKEN", "secret")
+    storage, thief = Hub(dict(FILES)), Hub(dict(FILES))
+    with serving(storage) as hub.elsewhere, serving(thief) as base:
+        storage.elsewhere = f"{base}\\@{hub.base.removeprefix('http://')}"
+        with pytest.raises(Unreachable, match=r"leads to .* a host has no backslash"):
+            read(endpoint, "hello.txt")
+    assert thief.seen == []
+
+
 def test_a_place_that_is_no_longer_good_is_asked_for_again(
     hub: Hub, endpoint: HttpEndpoint
 ) -> None:

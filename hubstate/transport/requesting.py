@@ -87,6 +87,9 @@ def follow(at: str, location: str, *, what: str) -> str:
     try:
         target = urljoin(at, location)
         origin(target)
+        # Of "//a\@b", origin() finds b and urllib3 asks a, which would be shown the token of b.
+        if "\\" in urlsplit(target).netloc:
+            raise ValueError("a host has no backslash")
     except ValueError as error:
         raise Unreachable(f"{what}: {at} leads to {location[:200]!r}: {error}") from error
     downgraded = at.startswith("https:") and not target.startswith("https:")
