@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -170,6 +171,24 @@ def test_a_server_that_does_not_answer_is_unreachable_and_named() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(Unreachable, match=f"{url} does not answer: .*refused"):
         HttpEndpoint(url).resolve(MAIN)
+
+
+def test_a_server_that_hangs_up_in_a_handshake_is_asked_again() -> None:
+    """As one does that restarts behind whatever has its certificate."""
+    asked: list[bytes] = []
+
+    def hang_up() -> None:
+        for _ in range(3):
+            connection, _ = listener.accept()
+            with connection:
+                asked.append(connection.recv(1 << 16))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=hang_up, daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(Unreachable, match=r"EOF .*tried 3 times"):
+            HttpEndpoint(url).resolve(MAIN)
+        assert len(asked) == 3
 
 
 def test_small_files_are_held_to_the_name_that_git_gives_them(

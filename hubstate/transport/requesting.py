@@ -133,11 +133,19 @@ def _send(
             decode_content=False,
         )
     except (SSLError, LocationValueError) as error:
-        raise Unreachable(f"{what}: {_host(url)}{line.way}: {_words(error)}") from error
+        kind = Interrupted if _is_hang_up(error) else Unreachable
+        raise kind(f"{what}: {_host(url)}{line.way}: {_words(error)}") from error
     except (HTTPError, OSError) as error:
         said = f"{_host(url)} does not answer{line.way}: {_words(error)}"
         raise Interrupted(f"{what}: {said}") from error
     return Answer(raw, url=url)
+
+
+def _is_hang_up(error: Exception) -> bool:
+    """Whether a server has gone in the middle of a handshake, as one does that restarts."""
+    import ssl  # here, as urllib3 has imported it by now
+
+    return any(isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) for cause in error.args)
 
 
 class _Line(NamedTuple):
