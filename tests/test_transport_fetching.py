@@ -711,6 +711,21 @@ def test_a_manifest_that_lies_about_a_digest_cannot_replace_the_file_that_has_it
     assert found.read_bytes() == data
 
 
+def test_a_manifest_that_lies_about_a_size_cannot_replace_the_file_either(
+    hub: Hub, data: bytes, tmp_path: Path
+) -> None:
+    path = release(hub).path(NAME)
+    (tmp_path / "evil").write_bytes(evil := weights(50, seed=1))
+    lie = manifest(tmp_path / "evil")
+    lie = lie.replace(Digest.of(evil).hex.encode(), Digest.of(data).hex.encode())
+    liar = Hub({NAME: evil, "hubstate.json": lie})
+    liar.lfs = set()
+    said = f"{NAME} of org/name.*: expected {len(evil)} bytes, .* has {len(data)}"
+    with serving(liar), pytest.raises(DigestMismatch, match=said):
+        release(liar).path(NAME)
+    assert path.read_bytes() == data
+
+
 def test_a_proxy_is_used_where_the_environment_names_one(
     hub: Hub, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ from hubstate.cache.receipts import UNRECEIPTED, drop_receipt, has_receipt, writ
 from hubstate.cache.releases import KnownRelease, Releases, merge_digests
 from hubstate.digest import Digest, hash_file
 from hubstate.endpoints.base import Commit
-from hubstate.errors import Unreachable
+from hubstate.errors import DigestMismatch, Unreachable
 from hubstate.outline import Outline
 from hubstate.reference import Reference
 from hubstate.values import frozen
@@ -88,6 +88,9 @@ class Cache:
 
         A blob with a receipt is not hashed, one without is hashed once, and a small one, which
         never has a receipt, each time. For ``seal``, see :mod:`hubstate.cache.receipts`.
+
+        Raises:
+            DigestMismatch: what has that digest is not of that size.
         """
         damaged: list[Path] = []
         for folder in self.folders:
@@ -113,7 +116,10 @@ class Cache:
         seal: Callable[[], Digest | None] | None,
     ) -> bool:
         if size is not None and status.st_size != size:
-            return False
+            if not self.check(folder, digest):
+                return False
+            # Whoever states that is wrong, and must not cost the others a good blob.
+            raise DigestMismatch(f"expected {size} bytes, {digest} has {status.st_size}")
         if status.st_size < UNRECEIPTED:
             return Digest.of(path.read_bytes()) == digest
         keepers = [folder] if self.writable in (folder, None) else [folder, self.writable]

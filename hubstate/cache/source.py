@@ -77,12 +77,17 @@ class Source:
         """A file that is in the cache and sound.
 
         Raises:
-            DigestMismatch: all there is is a damaged copy, and no request is allowed.
+            DigestMismatch: all there is is a damaged copy, and no request is allowed; or what has
+                that digest is of another size.
         """
         info = self.info(name)
         if name in self.paths or info.digest is None:
             return self.paths.get(name)
-        found = self.cache.find(info.digest, size=info.size, seal=partial(self.seal, name))
+        try:
+            found = self.cache.find(info.digest, size=info.size, seal=partial(self.seal, name))
+        except DigestMismatch as error:
+            where = f"{name} of {self.where} from {self.endpoint.name}"
+            raise DigestMismatch(f"{where}: {error}") from error
         if found.path is None and found.damaged and self.is_cut_off:
             raise DigestMismatch(
                 f"{self.where}: {name} is damaged in the cache ({found.damaged[0]}: expected "
