@@ -199,6 +199,13 @@ def test_small_files_are_held_to_the_name_that_git_gives_them(
         read(endpoint, "hello.txt")
 
 
+def test_small_files_of_a_commit_that_the_cache_knows_are_held_to_that_name_too(hub: Hub) -> None:
+    open_release("org/name", registry=hub.base)
+    hub.corrupt = {"hello.txt": 1}
+    with pytest.raises(DigestMismatch, match=r"hello\.txt .* expected git blob"):
+        open_release(f"org/name@{hub.COMMIT}", registry=hub.base).path("hello.txt")
+
+
 def test_a_server_without_ranges_says_so_where_a_part_is_wanted(
     hub: Hub, endpoint: HttpEndpoint
 ) -> None:

@@ -68,6 +68,7 @@ class HttpEndpoint:
         self._patience = patience
         self._files: dict[tuple[str, str, str], HubFile] = {}
         self._oids: dict[tuple[str, str], str] = {}
+        self._listed: set[str] = set()
         self._told: dict[Reference, Commit] = {}
         self._held: dict[tuple[str, str, str], bytes] = {}
 
@@ -135,6 +136,7 @@ class HttpEndpoint:
         return listing
 
     def _note(self, listing: Listing) -> None:
+        self._listed.add(listing.commit.id)
         for path, oid in listing.oids.items():
             self._oids[listing.commit.id, path] = oid
 
@@ -179,7 +181,7 @@ class HttpEndpoint:
         whole = start == 0 and stop == info.size
         held = self._held.get((commit.repo, commit.id, path)) if whole else None
         file = self._file(commit, path, info)
-        oid = self._oids.get((commit.id, path)) if whole else None
+        oid = self._oid(commit, path) if whole and info.digest is None else None
         steady = Steady(
             lambda at: file.open(at, None if whole else stop),
             start=start,
@@ -193,6 +195,12 @@ class HttpEndpoint:
             yield CheckedFile(stream, info, oid, what=file.what) if oid else stream
         finally:
             steady.close()
+
+    def _oid(self, commit: Commit, path: str) -> str | None:
+        """Git's name of a file; of a commit that the cache knew it has to be asked for."""
+        if commit.id not in self._listed:
+            self.listing(Reference(repo=commit.repo, revision=commit.id))
+        return self._oids.get((commit.id, path))
 
     def _file(self, commit: Commit, path: str, info: FileInfo) -> HubFile:
         key = (commit.repo, commit.id, path)
