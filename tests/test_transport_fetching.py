@@ -21,7 +21,7 @@ import pytest
 from hubs import Fault, Hub, free_port, serving
 
 import hubstate
-from hubstate.blobs import Blobs
+from hubstate.blobs import Blobs, move_file
 from hubstate.cache import Cache, upkeep
 from hubstate.cache.arrival import Arrival
 from hubstate.cache.batch import Batch
@@ -597,6 +597,24 @@ def test_parts_add_up_and_an_older_path_stays_good(hub: Hub, data: bytes) -> Non
         assert path.read_bytes()[tensor.start : tensor.stop] == data[tensor.start : tensor.stop]
     opened.path(NAME)
     assert first.read_bytes() == data
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_a_part_is_not_lost_if_it_ends_as_it_gets_its_place(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def end(*args: Any, **options: Any) -> None:
+        if at == "after":
+            move_file(*args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hubstate.transport.part.move_file", end)
+        with pytest.raises(KeyboardInterrupt):
+            release(hub).tensors_path(NAME, ["layer1.weight"])
+    sent = hub.sent(NAME)
+    release(hub).tensors_path(NAME, ["layer1.weight"])
+    assert hub.sent(NAME) == sent
 
 
 def test_a_part_that_was_changed_on_the_disk_is_not_used(hub: Hub, data: bytes) -> None:

@@ -103,7 +103,9 @@ class Partials:
         make_folders(self.folder, durable=False)
         chunks = tuple(sorted(part.have, key=lambda chunk: chunk.start))
         path = self.folder / f"{seal(chunks).hex[:16]}.part"
-        self._record(path, chunks, part.move(path), digest)
+        # The record comes first: a file without one is of no use, and a kill would lose its bytes.
+        self._record(path, chunks, part.flush(), digest)
+        part.move(path)
         self.supersede(path, chunks, digest=digest)
         return path
 

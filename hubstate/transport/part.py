@@ -182,6 +182,19 @@ class Part:
 
         begin_flush(self._descriptor, start, stop)
 
+    def flush(self) -> os.stat_result:
+        """Have all bytes reach the disk; the file as it is then, and as it stays when it moves.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        try:
+            os.fsync(self._descriptor)
+        except OSError:  # whoever asks once more is told that all is well, and bytes may be gone
+            self.have.clear()
+            raise
+        return os.fstat(self._descriptor)
+
     def move(self, path: Path, *, durable: bool = True) -> os.stat_result:
         """Give the file another name, for good, once its bytes have reached the disk.
 
@@ -190,11 +203,7 @@ class Part:
         Raises:
             OSError: the disk fails, or the name cannot be given.
         """
-        try:
-            os.fsync(self._descriptor)
-        except OSError:  # whoever asks once more is told that all is well, and bytes may be gone
-            self.have.clear()
-            raise
+        self.flush()
         move_file(self.path, path, durable=False)
         self.moved = True
         if durable:
