@@ -327,6 +327,19 @@ def test_a_place_that_is_no_longer_good_is_asked_for_again(
     assert len([seen for seen in hub.seen if "resolve" in seen.path]) == 2
 
 
+def test_a_place_that_is_gone_is_asked_for_again(hub: Hub, endpoint: HttpEndpoint) -> None:
+    """A storage of several servers, of which one ends in the middle of a file."""
+    weights = FILES["model.safetensors"]
+    with serving(first := Hub(dict(FILES))) as hub.elsewhere:
+        first.faults = [Fault(cut=100_000)]
+        with endpoint.read(endpoint.resolve(MAIN), "model.safetensors") as stream:
+            start = memoryview(bytearray(10_000))
+            count = stream.readinto(start) or 0
+            with serving(Hub(dict(FILES))) as hub.elsewhere:
+                first.faults = [Fault(status=503)] * 9
+                assert bytes(start[:count]) + drain(stream) == weights
+
+
 def test_a_netrc_has_no_say(hub: Hub, endpoint: HttpEndpoint, tmp_path: Path) -> None:
     home = Path(os.environ["HOME"])
     home.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from hubstate import settings
 from hubstate.blobs import FileInfo, Stream
 from hubstate.endpoints.asking import refusal
 from hubstate.errors import DigestMismatch, FileNotInRelease, HubstateError
-from hubstate.transport import Answer, Body, open_body, origin, range_header, send
+from hubstate.transport import Answer, Body, Interrupted, open_body, origin, range_header, send
 
 __all__ = ["CheckedFile", "HubFile"]
 
@@ -46,7 +46,11 @@ class HubFile:
 
     def _request(self, start: int, stop: int | None) -> Answer:
         place = self._place
-        answer = self._send(place or self._url, start, stop)
+        try:
+            answer = self._send(place or self._url, start, stop)
+        except Interrupted:
+            self._place = None  # that server may be gone for good, and another one have the file
+            raise
         if place and answer.status in _STALE:
             answer.close()
             self._place = None
