@@ -15,6 +15,7 @@ from hubstate.manifest import FileRecord, Manifest
 from hubstate.outline import Outline, OutlinedFile, outline_of
 from hubstate.progress import quiet
 from hubstate.release import Document, Release, check_size
+from hubstate.values import replace
 
 __all__ = ["read_release"]
 
@@ -50,9 +51,18 @@ def read_release(source: Source, *, outlined: bool = False) -> Release:
     manifest = document.manifest
     _hold_against(source, {file.path: file for file in manifest.files})
     source.records.update({file.path: file for file in manifest.files})
+    _learn(source)
     if digest and large:
         source.cache.keep_outline(digest, partial(_made_outline, source, manifest))
     return _release(source, document)
+
+
+def _learn(source: Source) -> None:
+    """Remember the digests that the manifest alone states: what they name is kept in the cache."""
+    commit = source.commit
+    files = {path: source.infos[path] for path in commit.files}
+    if files != commit.files:
+        source.cache.learn(source.endpoint.name, source.reference, replace(commit, files=files))
 
 
 def _release(source: Source, document: Document | None, outline: Outline | None = None) -> Release:

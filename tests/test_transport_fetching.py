@@ -629,7 +629,9 @@ def test_a_part_that_was_changed_on_the_disk_is_not_used(hub: Hub, data: bytes) 
     assert path.read_bytes()[start : start + 4] == data[start : start + 4]
 
 
-def test_parts_go_when_their_release_is_removed_and_not_before(hub: Hub) -> None:
+@pytest.mark.parametrize("stated", [True, False])
+def test_parts_go_when_their_release_is_removed_and_not_before(hub: Hub, stated: bool) -> None:
+    hub.lfs = hub.lfs if stated else set()  # then the manifest alone has the digest
     path = release(hub).tensors_path(NAME, ["layer1.weight"])
     assert upkeep.prune(Cache(), age=0).size == 0
     assert path.exists()
@@ -637,6 +639,17 @@ def test_parts_go_when_their_release_is_removed_and_not_before(hub: Hub) -> None
     assert path.parent in freed.paths
     assert freed.size >= 4 * SIDE * SIDE
     assert left_behind() == []
+
+
+def test_a_file_stays_for_a_release_whose_manifest_alone_has_its_digest(
+    hub: Hub, data: bytes, tmp_path: Path
+) -> None:
+    publish_files("org/other", hub.files, message="m", registry=tmp_path / "folder")
+    fetch("org/other", registry=tmp_path / "folder")
+    hub.lfs = set()
+    path = release(hub).path(NAME)
+    upkeep.remove(Cache(), Reference.parse("org/other"))
+    assert path.read_bytes() == data
 
 
 def test_all_tensors_are_the_whole_file(hub: Hub, data: bytes) -> None:
