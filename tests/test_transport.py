@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -157,6 +158,20 @@ def test_whoever_goes_on_with_a_run_has_what_was_verified_and_still_is(tmp_path:
             (0, 5),
             (20, 25),
         ]
+
+
+def test_whoever_is_late_does_not_write_to_what_was_opened_meanwhile(tmp_path: Path) -> None:
+    """Threads that a second Ctrl-C leaves behind; a number of a file is soon used again."""
+    with start_run(tmp_path) as part:
+        pass
+    with contextlib.ExitStack() as stack:
+        for name in "abc":
+            stack.enter_context((tmp_path / name).open("wb"))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            part.write(memoryview(b"late"), 0)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            part.keep([Chunk(0, 4, Digest.of(b"late"))])
+    assert [(tmp_path / name).read_bytes() for name in "abc"] == [b""] * 3
 
 
 def test_the_run_of_a_living_process_is_left_to_it(tmp_path: Path) -> None:

@@ -65,8 +65,11 @@ class Part:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._descriptor)
+        # A thread that is late, after a second Ctrl-C, must not write to what is opened next.
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
         self.leave_journal()
+        self._journal = -1
 
     def leave_journal(self) -> None:
         """Be done with the journal, which unlocks it."""
