@@ -419,6 +419,39 @@ def test_what_is_measured_late_does_not_move_a_name_back(hub: Hub) -> None:
     assert known.commit.id == moved.id
 
 
+RECORD_IN_A_FORK = """
+import os, signal, threading
+from datetime import UTC, datetime
+from hubstate.cache import Cache, releases
+from hubstate.endpoints import Commit
+from hubstate.reference import Reference
+
+held, date = threading.Event(), datetime(2026, 1, 1, tzinfo=UTC)
+commit = Commit(
+    repo="org/name", id="1" * 40, parent=None, message="", author="", date=date, files={}
+)
+
+def record_slowly():
+    for lock in releases._MERGING:
+        lock.acquire()
+    held.set()
+    threading.Event().wait()
+
+threading.Thread(target=record_slowly, daemon=True).start()
+held.wait()
+if child := os.fork():
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+signal.alarm(10)  # rather than for ever
+Cache().record("http://127.0.0.1:1", Reference.parse("org/name"), commit, known=None)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_fork_does_not_wait_for_a_thread_of_its_parent_that_records_something() -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", RECORD_IN_A_FORK], check=True, timeout=60)
+
+
 def test_a_lease_of_this_process_is_never_taken_for_that_of_another(tmp_path: Path) -> None:
     """Not even at the moment at which its file is there and it is not yet known to be held."""
     place = tmp_path / "leases"

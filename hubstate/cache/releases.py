@@ -40,9 +40,18 @@ from hubstate.values import frozen, replace
 __all__ = ["KnownRelease", "Releases", "commit_id"]
 
 # What is merged must not be overwritten by who merged at that time; others need not wait for it.
-_MERGING = tuple(threading.Lock() for _ in range(32))
+_MERGING = [threading.Lock() for _ in range(32)]
 _COMMIT, _REVISION = "commit-", "revision-"
 _USE = 3600.0  # seconds: the time of last use is kept to the hour, which costs nothing to read
+
+
+def _begin_anew() -> None:
+    """In a child: it has none of the threads that held a lock, and would wait for them for ever."""
+    _MERGING[:] = [threading.Lock() for _ in _MERGING]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @frozen
