@@ -30,6 +30,7 @@ _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two arrivals of bytes
 _HOPS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONNECTIONS = 32  # kept open for each host
+_PORTS = {"http": 80, "https": 443}
 _HEADERS = {"User-Agent": "hubstate", "Accept-Encoding": "identity", "Accept": "*/*"}
 
 
@@ -40,7 +41,7 @@ def origin(url: str) -> tuple[str, str, int | None]:
     True
     """
     parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    port = parts.port or _PORTS.get(parts.scheme)
     return parts.scheme, parts.hostname or "", port
 
 
@@ -163,17 +164,25 @@ class _Line(NamedTuple):
 
     def target(self, url: str) -> str:
         """What the request line says."""
-        parts = urlsplit(url)
-        if self.whole:
-            return parts._replace(fragment="").geturl()
-        return parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+        path = urlsplit(url)._replace(scheme="", netloc="", fragment="").geturl() or "/"
+        return f"{_place(url)}{path}" if self.whole else path
+
+
+def _place(url: str) -> str:
+    """Where a token that belongs to the URL goes: in its text, others might find another host.
+
+    >>> _place("https://Hub.example:443/a"), _place("http://user@[::1]:8080/b")
+    ('https://hub.example', 'http://[::1]:8080')
+    """
+    scheme, host, port = origin(url)
+    place = f"{scheme}://{f'[{host}]' if ':' in host else host}"
+    return place if port in (None, _PORTS.get(scheme)) else f"{place}:{port}"
 
 
 def _find_line(url: str, what: str) -> _Line:
     import requests
 
-    parts = urlsplit(url)
-    place, variables = f"{parts.scheme}://{parts.netloc}", settings.proxy_variables()
+    place, variables = _place(url), settings.proxy_variables()
     try:
         return _line(os.getpid(), place, variables, settings.ca_bundle())
     except (requests.exceptions.RequestException, OSError) as error:  # no such CA bundle, say
