@@ -13,6 +13,7 @@ them in the kernel, or on the server that has them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -24,13 +25,36 @@ from hubstate.digest import Digest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["STEP", "begin_flush", "copy_range", "copy_stream", "split"]
+__all__ = ["STEP", "begin_flush", "copy_range", "copy_stream", "reserve", "split"]
 
 STEP = 64 << 20
 """Bytes to copy at a time: an interrupt waits for so much, and it is in memory to be hashed."""
 
 _BLOCK = 1 << 20
 _SYNC_FILE_RANGE_WRITE = 2
+_UNABLE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+def reserve(descriptor: int, start: int, stop: int) -> None:
+    """Have room on the disk for bytes ``start`` up to ``stop`` of a file, where the system can.
+
+    ``os.posix_fallocate`` writes to each block where the file system cannot, as across NFS: then
+    all of a file would be sent twice.
+
+    Raises:
+        OSError: there is no room, or the file may not become so long.
+    """
+    # Where there is no fallocate64, as in newer musl, all numbers have 64 bits.
+    allocate = _system("fallocate64", "iqq") or _system("fallocate", "iqq")
+    if start < stop and allocate:
+        import ctypes
+
+        while allocate(descriptor, 0, start, stop - start):
+            code = ctypes.get_errno()
+            if code in _UNABLE:
+                return
+            if code != errno.EINTR:
+                raise OSError(code, os.strerror(code))
 
 
 def begin_flush(descriptor: int, start: int, stop: int) -> None:
@@ -39,18 +63,22 @@ def begin_flush(descriptor: int, start: int, stop: int) -> None:
     Nothing is waited for. Whoever does wait in the end, with ``fsync``, then finds most of it
     done; and is told of what has failed: sync_file_range(2).
     """
-    if start < stop and (begin := _sync_file_range()):
+    if start < stop and (begin := _system("sync_file_range", "qqI")):
         begin(descriptor, start, stop - start, _SYNC_FILE_RANGE_WRITE)
 
 
 @functools.cache
-def _sync_file_range() -> Any:
-    """The function of the system's library; None where it has none."""
+def _system(name: str, kinds: str) -> Any:
+    """A function of the system's library that takes a descriptor and numbers of these kinds.
+
+    None where it has none.
+    """
     import ctypes  # here, as a warm load writes nothing
 
-    found = getattr(ctypes.CDLL(None), "sync_file_range", None) if os.name == "posix" else None
-    if found:
-        found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    types = {"i": ctypes.c_int, "I": ctypes.c_uint, "q": ctypes.c_int64}
+    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    if found := getattr(library, name, None):
+        found.argtypes = [ctypes.c_int, *(types[kind] for kind in kinds)]
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import itertools
 import sys
 import threading
@@ -169,13 +171,43 @@ def test_little_is_left_to_the_disk_at_the_end(folder: Path) -> None:
 def test_to_begin_changes_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, able: bool
 ) -> None:
-    assert copying._sync_file_range() or sys.platform != "linux"
+    assert copying._system("sync_file_range", "qqI") or sys.platform != "linux"
     if not able:
-        monkeypatch.setattr(copying, "_sync_file_range", lambda: None)
+        monkeypatch.setattr(copying, "_system", lambda *_: None)
     with start_run(folder) as part:
         part.write(memoryview(b"abc" * MB), 0)
         part.begin_flush(0, 2 * MB)
         part.begin_flush(3 * MB, 3 * MB)
         assert part.path.read_bytes() == b"abc" * MB
     copying.begin_flush(-1, 0, 1)
+    part.discard()
+
+
+def test_room_is_reserved_at_once(folder: Path) -> None:
+    with start_run(folder) as part:
+        part.resize(9 * MB)
+        part.reserve([(0, 4 * MB), (5 * MB, 5 * MB)])
+        assert part.path.stat().st_size == 9 * MB
+        if sys.platform == "linux":
+            assert 4 * MB <= part.path.stat().st_blocks * 512 < 9 * MB
+            with pytest.raises(OSError, match=r"large|space"):
+                part.reserve([(0, 1 << 62)])
+    part.discard()
+
+
+@pytest.mark.parametrize("able", [True, False], ids=["not supported", "no such function"])
+def test_where_no_room_can_be_reserved_nothing_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, able: bool
+) -> None:
+    """The library of the system would write to each block, which sends a file twice over NFS."""
+
+    def refuse(*_: int) -> int:
+        ctypes.set_errno(errno.EOPNOTSUPP)
+        return -1
+
+    monkeypatch.setattr(copying, "_system", lambda *_: refuse if able else None)
+    with start_run(folder) as part:
+        part.resize(9 * MB)
+        part.reserve([(0, 9 * MB)])
+        assert part.path.stat().st_blocks == 0
     part.discard()

@@ -94,9 +94,10 @@ class Part:
         Raises:
             OSError: there is no room.
         """
-        if hasattr(os, "posix_fallocate"):
-            for start, stop in ranges:
-                os.posix_fallocate(self._descriptor, start, stop - start)
+        from hubstate.copying import reserve
+
+        for start, stop in ranges:
+            reserve(self._descriptor, start, stop)
 
     def write(self, view: memoryview, position: int) -> None:
         """Write bytes that are not verified yet.
