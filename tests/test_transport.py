@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -188,6 +189,35 @@ def test_a_run_of_another_machine_is_copied_from_and_not_taken(tmp_path: Path) -
     with start_run(tmp_path) as mine:
         mine.copy([(c, c.start) for c in read_journal(foreign / "journal")], foreign / "part")
         assert mine.covered == [(0, 5)]
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_run_that_was_idle_for_hours_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    """As that of this machine is, once it was started anew."""
+    if not locks:
+        monkeypatch.setattr("hubstate.transport.runs._take_lock", lambda _: None)
+    with start_run(tmp_path) as part:
+        fill(part, (0, b"first"))
+        alive = adopt_run(part.folder)
+    foreign = part.folder.rename(tmp_path / "run-00000000-1-abcd")
+    assert alive is adopt_run(foreign) is None
+    for path in (foreign / "part", foreign / "journal", foreign):
+        os.utime(path, times=(time.time() - 10_000,) * 2)
+    adopted = adopt_run(foreign)
+    assert adopted
+    assert (adopted.covered, foreign.exists()) == ([(0, 5)], False)
+    with adopted:
+        adopted.discard()
+
+
+def test_a_lock_that_is_held_counts_for_more_than_hours(tmp_path: Path) -> None:
+    with start_run(tmp_path) as part:
+        fill(part, (0, b"first"))
+        for path in (part.path, part.folder / "journal", part.folder):
+            os.utime(path, times=(time.time() - 10_000,) * 2)
+        assert adopt_run(part.folder) is None
 
 
 def test_what_another_file_does_not_really_have_is_not_copied(tmp_path: Path) -> None:

@@ -240,9 +240,7 @@ def start_run(folder: Path) -> Part:
 
 
 def adopt_run(run: Path) -> Part | None:
-    """Go on with the run of a killed process of this machine; None if it may be alive.
-
-    Elsewhere a run is copied from.
+    """Go on with the run of a killed process; None if it may be alive: then it is copied from.
 
     Raises:
         OSError: what it has cannot be read.

@@ -9,6 +9,9 @@
 The journal is locked while its process lives, where the file system can do that. A line is
 written after its bytes, so that a killed process leaves a journal that is true, as far as the
 disk kept up: whoever goes on hashes again what the journal names.
+
+A run whose lock tells nothing, since it is of another machine, or of this one before it was started
+anew, or since there are no locks, is copied from, and taken over once it has been idle for hours.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hubstate.blobs import listed
 from hubstate.digest import Digest
+from hubstate.scratch import last_write
 from hubstate.transport.chunks import Chunk
 
 __all__ = [
@@ -39,6 +44,7 @@ __all__ = [
 ]
 
 _LINE = re.compile(rb"(\d{1,18}) (\d{1,18}) ([0-9a-f]{64})\n")
+_IDLE = 7200.0  # seconds without a byte; the patience of transfers ends within one hour
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -104,9 +110,9 @@ def runs_in(folder: Path) -> Iterator[Path]:
 
 
 def claim_run(run: Path) -> tuple[Path, int] | None:
-    """The run of a killed process of this machine, now of this one, and its journal's descriptor.
+    """The run of a killed process, now of this one, and its journal's descriptor.
 
-    None if that process may be alive: the lock tells, and only among processes of one machine.
+    None if that process may be alive: the lock tells, among processes of one machine.
     """
     journal = lock_run(run)
     if journal is None:
@@ -119,7 +125,7 @@ def claim_run(run: Path) -> tuple[Path, int] | None:
 
 
 def discard_runs(folder: Path) -> None:
-    """Remove the runs of killed processes of this machine."""
+    """Remove the runs of killed processes."""
     for run in runs_in(folder):
         if claimed := claim_run(run):
             mine, journal = claimed
@@ -129,16 +135,25 @@ def discard_runs(folder: Path) -> None:
 
 def lock_run(run: Path) -> int | None:
     """The descriptor of the journal of a killed process's run, locked; None if it may be alive."""
-    if run.name.split("-")[1] != _machine():
+    idle = _is_idle(run)
+    if run.name.split("-")[1] != _machine() and not idle:
         return None
     try:
         journal = os.open(run / "journal", _FLAGS | os.O_APPEND)
     except OSError:
         return None
-    if _take_lock(journal):
+    locked = _take_lock(journal)
+    if locked or (locked is None and idle):
         return journal
     os.close(journal)
     return None
+
+
+def _is_idle(run: Path) -> bool:
+    """Whether nobody has written to it for hours."""
+    with contextlib.suppress(OSError):
+        return time.time() - last_write(run) > _IDLE
+    return False
 
 
 def is_own(run: Path) -> bool:
@@ -148,14 +163,16 @@ def is_own(run: Path) -> bool:
     return (machine, pid) == (_machine(), str(mine)) and random.startswith(_process(mine))
 
 
-def _take_lock(descriptor: int) -> bool:
-    """Whether nobody else holds the lock of a file; false too where there are no locks."""
+def _take_lock(descriptor: int) -> bool | None:
+    """Whether nobody else holds the lock of a file; None where there are no locks."""
     try:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
+    except BlockingIOError:
         return False
+    except (ImportError, OSError):
+        return None
     return True
 
 
