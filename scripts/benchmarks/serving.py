@@ -64,7 +64,7 @@ import mmap, threading
 def written():
     with open("/proc/self/io") as file:
         return int(re.search(r"wchar: (\\d+)", file.read())[1])
-def ready(size, ahead=64 << 20, page=2 << 20):
+def ready(size, ahead=16 << 20, page=2 << 20):
     kept = mmap.mmap(-1, (size + ahead) // page * page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for advice in (14, 23):  # MADV_HUGEPAGE, MADV_POPULATE_WRITE
         kept.madvise(advice)
@@ -77,7 +77,7 @@ def ready(size, ahead=64 << 20, page=2 << 20):
             if due > given:
                 kept.madvise(mmap.MADV_DONTNEED, given, due - given)
             given = due
-            time.sleep(0.005)
+            time.sleep(0.003)
     threading.Thread(target=give, daemon=True).start()
     time.sleep(0.02)
 """
