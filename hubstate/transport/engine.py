@@ -7,7 +7,7 @@
                   ── span ──> worker: …                      ┘
                        ▲ as many workers as Pace says
 
-A worker has one buffer of 1 MiB, so that memory does not grow with the file. A chunk that is
+A worker has one buffer of 2 MiB, so that memory does not grow with the file. A chunk that is
 not what its digest says is asked for once more, and the second time is an error.
 """
 
@@ -30,7 +30,7 @@ from hubstate.transport.part import Part
 
 __all__ = ["Read", "transfer"]
 
-_BLOCK = 1 << 20
+_BLOCK = 2 << 20  # what is written at once may lie in one piece of memory, which costs less
 _SHORTEST, _LONGEST = 8 << 20, 64 << 20  # bytes of one request, where there is so much in a row
 _MANY = 8  # requests that there will be at least: one connection more, as one is mostly waiting
 _TICK = 0.1  # seconds
