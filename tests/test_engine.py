@@ -211,3 +211,35 @@ def test_where_no_room_can_be_reserved_nothing_is_written(
         part.reserve([(0, 9 * MB)])
         assert part.path.stat().st_blocks == 0
     part.discard()
+
+
+class Line(Server):
+    """Brings so many bytes a second, and remembers how many were taken at one time."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate, self.taken = rate, list[int]()
+
+    @contextmanager
+    def read(self, start: int, stop: int) -> Iterator[Zeros]:
+        stream = Zeros(stop - start)
+        take = stream.readinto
+
+        def slowly(buffer: memoryview) -> int:
+            count = take(buffer)
+            time.sleep(count / self.rate)
+            self.taken.append(count)
+            return count
+
+        stream.readinto = slowly  # type: ignore[method-assign]
+        yield stream
+
+
+def test_a_slow_line_brings_small_blocks_so_that_a_kill_costs_little(folder: Path) -> None:
+    slow, fast = Line(2 * MB), Line(10_000 * MB)
+    for line, size in ((slow, MB), (fast, 64 * MB)):
+        with disk(folder) as part:
+            one = Pace(most=1)
+            transfer(line.read, cut([(0, size)]), part, what="zeros", pace=one)
+    assert max(slow.taken[1:]) <= 256 << 10
+    assert max(fast.taken) == 2 * MB

@@ -7,8 +7,9 @@
                   ── span ──> worker: …                      ┘
                        ▲ as many workers as Pace says
 
-A worker has one buffer of 2 MiB, so that memory does not grow with the file. A chunk that is
-not what its digest says is asked for once more, and the second time is an error.
+A worker has one buffer of 2 MiB, so that memory does not grow with the file, and fills as much of
+it as arrives in a moment: what was not written when a process is killed is fetched again. A chunk
+that is not what its digest says is asked for once more, and the second time is an error.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -31,6 +33,8 @@ from hubstate.transport.part import Part
 __all__ = ["Read", "transfer"]
 
 _BLOCK = 2 << 20  # what is written at once may lie in one piece of memory, which costs less
+_FIRST, _LEAST = 256 << 10, 64 << 10  # bytes
+_MOMENT = 0.1  # seconds
 _SHORTEST, _LONGEST = 8 << 20, 64 << 20  # bytes of one request, where there is so much in a row
 _MANY = 8  # requests that there will be at least: one connection more, as one is mostly waiting
 _TICK = 0.1  # seconds
@@ -71,15 +75,24 @@ def transfer(
     work.run(pace or Pace(fewest=FEWEST if work.pieces < _MANY else FEWEST + 1))
 
 
-_own = threading.local()
+class _Intake(threading.local):
+    """A thread's buffer, again for each file: new memory costs more than what is done to it."""
+
+    def __init__(self) -> None:
+        self._buffer = memoryview(bytearray(_BLOCK))
+        self._size = _FIRST
+
+    def read(self, stream: Stream, most: int) -> memoryview:
+        """The next bytes, as many as are expected within a moment."""
+        size, began = self._size, time.perf_counter()
+        count = stream.readinto(self._buffer[: min(size, most)]) or 0
+        if count == size:
+            expected = count * _MOMENT / max(time.perf_counter() - began, 1e-6)
+            self._size = int(min(max(expected, _LEAST), _BLOCK))
+        return self._buffer[:count]
 
 
-def _own_buffer() -> memoryview:
-    """This thread's, again for each file: new memory costs more than what is done to it."""
-    if not hasattr(_own, "buffer"):
-        _own.buffer = memoryview(bytearray(_BLOCK))
-    found: memoryview = _own.buffer
-    return found
+_intake = _Intake()
 
 
 class _Transfer:
@@ -152,10 +165,9 @@ class _Transfer:
 
     def _work(self) -> None:
         me = threading.current_thread()
-        buffer = _own_buffer()
         try:
             while span := self._take():
-                self._fetch(span, buffer)
+                self._fetch(span)
         except BaseException as error:
             with self._change:
                 self._error = self._error or error
@@ -185,23 +197,22 @@ class _Transfer:
             self._left -= sum(chunk.size for chunk in run[:count])
             return run[:count]
 
-    def _fetch(self, span: list[Chunk], buffer: memoryview) -> None:
+    def _fetch(self, span: list[Chunk]) -> None:
         with self._read(span[0].start, span[-1].stop) as stream, self._watched(stream):
             checker, flushed = _Checker(span), span[0].start
             while not checker.done and not self._stopped:
-                count = stream.readinto(buffer[: checker.left]) or 0
-                self._count(count)
-                self._part.write(buffer[:count], checker.position)
-                right = checker.take(buffer[:count])
-                self._keep(right)
+                block = _intake.read(stream, checker.left)
+                self._count(len(block))
+                self._part.write(block, checker.position)
+                self._keep(checker.take(block))
                 if checker.position - flushed >= _FLUSH:
                     self._part.begin_flush(flushed, checker.position)
                     flushed = checker.position
                 if checker.wrong:
                     break
-                if not count:
+                if not block:
                     raise DigestMismatch(f"{self._what}: ends at byte {checker.position:,}")
-            if checker.done and stream.readinto(buffer[:1]):
+            if checker.done and _intake.read(stream, 1):
                 raise DigestMismatch(f"{self._what}: goes on after byte {checker.position:,}")
         if checker.wrong:
             self._ask_again(checker)
@@ -264,8 +275,8 @@ class _Checker:
 
     @property
     def left(self) -> int:
-        """The bytes to come, at most a buffer of them."""
-        return min(_BLOCK, self.span[-1].stop - self.position)
+        """The bytes to come."""
+        return self.span[-1].stop - self.position
 
     @property
     def done(self) -> bool:
