@@ -57,13 +57,18 @@ def find_lock() -> Path | None:
             if stat.S_ISREG(status.st_mode):
                 if _is_trusted(folder, status):
                     return Path(path)
-                _log.warning(_PASSED_BY, path)
+                _tell_passed_by(path)
         except OSError:
             pass
         above = os.path.dirname(folder)  # noqa: PTH120
         if above == folder:
             return None
         folder = above
+
+
+@lru_cache
+def _tell_passed_by(path: str) -> None:
+    _log.warning(_PASSED_BY, path)  # once: every load looks for a lock file
 
 
 def _is_trusted(folder: str, status: os.stat_result) -> bool:
