@@ -212,6 +212,21 @@ def test_a_run_that_was_idle_for_hours_is_taken_over(
         adopted.discard()
 
 
+def test_a_journal_that_is_right_is_never_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start_run(tmp_path) as part:
+        fill(part, (0, b"first"), (9, b"more"))
+    before = (part.folder / "journal").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", None)
+        adopted = adopt_run(part.folder)
+    assert adopted
+    with adopted:
+        assert adopted.covered == [(0, 5), (9, 13)]
+        assert (adopted.folder / "journal").read_bytes() == before
+
+
 def test_a_lock_that_is_held_counts_for_more_than_hours(tmp_path: Path) -> None:
     with start_run(tmp_path) as part:
         fill(part, (0, b"first"))

@@ -121,8 +121,15 @@ class Part:
                 self.have += chunks
 
     def recover(self) -> None:
-        """Hash again what the journal names, and forget what is not so."""
-        right = self._right(read_journal(self.folder / "journal"))
+        """Hash again what the journal names, and forget what is not so.
+
+        A journal that is right is left as it is: writing it anew would be the moment to be killed.
+        """
+        journal = self.folder / "journal"
+        right = self._right(read_journal(journal))
+        if journal.read_bytes() == lines_of(right):
+            self.have += right
+            return
         os.ftruncate(self._journal, 0)
         self.keep(right)
 

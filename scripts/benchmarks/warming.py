@@ -14,6 +14,10 @@ COUNT, SIZE = 50, 10_000_000
 SMALL = [f"admin/small{number}" for number in range(COUNT)]
 REAL = [f"admin/real{number}" for number in range(COUNT)]  # with as many tensors as a network has
 LAYER = 68_000  # bytes of each
+LINES = (  # bytes a second, seconds
+    ("warm far: by a line of 1 Gbit/s, 20 ms", 125e6, 0.02),
+    ("warm near: by a line of 3 Gbit/s, 5 ms", 375e6, 0.005),
+)
 
 # Into an empty folder, timed, with the processor time of both sides. What it leaves is emptied,
 # and removed with all else at the end: to make a file, ext4 without a journal goes through every
@@ -162,9 +166,10 @@ def main(rounds: int) -> None:
         variables["PLACES"] = str(Path(name, "places"))
         Path(variables["PLACES"]).mkdir()
         _many("warm many: on loopback", served, variables, rounds=rounds)
-        with slowed(served, rate=125e6, latency=0.02, shared=True) as line:
-            far = {**variables, **registry_of(line)}
-            _many("warm far: by a line of 1 Gbit/s, 20 ms", line, far, rounds=min(rounds, 2))
+        for title, rate, latency in LINES:
+            with slowed(served, rate=rate, latency=latency, shared=True) as line:
+                far = {**variables, **registry_of(line)}
+                _many(title, line, far, rounds=min(rounds, 2))
         _hits(variables, rounds=min(rounds, 5))
 
 
