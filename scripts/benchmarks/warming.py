@@ -1,4 +1,4 @@
-"""Many small models at once beside one file of their size, and what a cached file costs."""
+"""Many small models at once beside their bytes in one file, and what a cached file costs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ measured(work)
 """
 )
 
-# Two connections for the bytes of one file, which are hashed and written, and no other request.
+# The bytes alone: two connections bring the halves of one file, which are hashed and written, and
+# nothing else is asked for, recorded or compared.
 BYTES = (
     MEASURED
     + """
@@ -183,9 +184,12 @@ def _many(title: str, served: Server, variables: Mapping[str, str], *, rounds: i
         "bytes alone": (BYTES, [pids, size, "admin/one"]),
     }
     rows = interleave(contenders, rounds=rounds, environment=variables)
-    many, _, one, *_ = (min(row["s"] for row in some) for some in rows.values())
-    target = Target(text="seconds / those of their bytes", value=many / one, at_most=1.3)
-    report(f"{title}, {COUNT} models of {SIZE // 10**6} MB", rows, [target])
+    many, _, one, _, alone = (min(row["s"] for row in some) for some in rows.values())
+    targets = [
+        Target(text="seconds / those of their bytes alone", value=many / alone, at_most=1.3),
+        Target(text="seconds / those of one file of ours", value=many / one, at_most=1.3),
+    ]
+    report(f"{title}, {COUNT} models of {SIZE // 10**6} MB", rows, targets)
 
 
 def _hits(variables: Mapping[str, str], *, rounds: int) -> None:
