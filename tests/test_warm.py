@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from hubstate.filters import only, without
 from hubstate.lock import LockFile, write_lock
 from hubstate.pinning import add_pins
 from hubstate.progress import quiet
+from hubstate.values import replace
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -478,6 +478,19 @@ def mounted_read_only(folder: Path) -> tuple[str, ...]:
     if not shutil.which("unshare") or subprocess.run([*words, "true"], check=False).returncode:
         pytest.skip("this system permits no mounts")
     return words
+
+
+def test_a_check_does_not_call_a_file_damaged_whose_size_is_misstated(hub: Hub) -> None:
+    del hub.files["hubstate.json"]
+    pins = lock("org/name").releases
+    warm.warm(warm.named(["org/name"]))
+    (name, pin), weights = next(iter(pins.items())), "model.safetensors"
+    size = len(hub.files[weights])
+    wrong = replace(pin.files[weights], size=size + 1)
+    liar = LockFile(releases={name: replace(pin, files={**pin.files, weights: wrong})})
+    (proof,) = warm.check(warm.locked(liar))
+    assert f"expected {size + 1} bytes" in str(proof.error)
+    assert blob(hub.files[weights]).stat().st_size == size
 
 
 def test_what_a_name_means_is_part_of_what_must_be_there(hub: Hub) -> None:

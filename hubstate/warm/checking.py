@@ -62,7 +62,10 @@ class _Recalled(Source):
     def find(self, name: str) -> Path | None:
         try:
             return super().find(name)
-        except DigestMismatch:  # which speaks of an offline setting
+        except DigestMismatch as error:
+            if error.__cause__:  # what has that digest is right, and the size is not
+                raise
+            # Otherwise it speaks of an offline setting.
             raise DigestMismatch(
                 f"{self.where}: {name} was damaged in the cache ({self._folders}), and is not "
                 f"used; {_REMEDY}"
