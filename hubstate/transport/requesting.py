@@ -88,7 +88,7 @@ def follow(at: str, location: str, *, what: str) -> str:
     try:
         target = urljoin(at, location)
         origin(target)
-        # Of "//a\@b", origin() finds b and urllib3 asks a, which would be shown the token of b.
+        # "//a\@b" leads to a for some, as for browsers, and to b for others.
         if "\\" in urlsplit(target).netloc:
             raise ValueError("a host has no backslash")
     except ValueError as error:
