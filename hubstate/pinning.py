@@ -13,7 +13,7 @@ from hubstate.endpoints import open_endpoint
 from hubstate.errors import DigestMismatch, HubstateError, InvalidSetting, NotPinned
 from hubstate.hub import open_pinned, open_release
 from hubstate.lock import LockFile, ModelPin, Pin
-from hubstate.reference import Reference
+from hubstate.reference import Reference, is_reference
 from hubstate.values import frozen
 from hubstate.workers import at_once
 from hubstate.zoo.catalogue import Source, choose
@@ -99,7 +99,7 @@ def add_pins(
     """
     models, wanted = {}, {}
     for name in dict.fromkeys(names):
-        if "/" in name or "@" in name:
+        if is_reference(name):
             wanted[Reference.parse(name)] = registry
             continue
         models[name], place = _choose(name)

@@ -22,7 +22,14 @@ from hubstate.digest import Digest
 from hubstate.errors import InvalidReference
 from hubstate.values import frozen
 
-__all__ = ["Reference", "check_repo", "check_revision", "quote_name", "unquote_name"]
+__all__ = [
+    "Reference",
+    "check_repo",
+    "check_revision",
+    "is_reference",
+    "quote_name",
+    "unquote_name",
+]
 
 _REPO = re.compile(r"(?:(?P<org>[^/]+)/)?(?P<name>[^/]+)\Z")
 _SEGMENT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?\Z")
@@ -99,6 +106,15 @@ class Reference:
     def at(self, revision: str) -> Reference:
         """The same repository at another revision."""
         return Reference(repo=self.repo, revision=revision)
+
+
+def is_reference(name: str) -> bool:
+    """Whether a name that somebody gives is a reference, and not the name of a model.
+
+    >>> is_reference("org/name"), is_reference("name@v1"), is_reference("resnet50:tag")
+    (True, True, False)
+    """
+    return "/" in name or "@" in name
 
 
 def check_repo(repo: str) -> str:

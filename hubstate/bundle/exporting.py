@@ -50,7 +50,8 @@ def export_bundle(
         InvalidSetting: there is something that is no file, such as a device.
         Unreachable: the file cannot be written, or there is no room for it.
     """
-    cache, total, described = cache or Cache(), sum(blobs_of(lock).values()), describe(lock)
+    cache, blobs, described = cache or Cache(), blobs_of(lock), describe(lock)
+    total = sum(blobs.values())
     place = Path(os.path.realpath(target))
     with reachable(f"{target} cannot be written"):
         _check_place(target, place.parent)
@@ -64,7 +65,7 @@ def export_bundle(
         try:
             with shown as hook, temporary.open("xb") as file:
                 hashed = _Hashed(file)
-                _write(described, blobs_of(lock), paths, cast(BinaryIO, hashed), hook)
+                _write(described, blobs, paths, cast(BinaryIO, hashed), hook)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(place)

@@ -89,14 +89,18 @@ class Source:
             where = f"{name} of {self.where} from {self.endpoint.name}"
             raise DigestMismatch(f"{where}: {error}") from error
         if found.path is None and found.damaged and self.is_cut_off:
-            raise DigestMismatch(
-                f"{self.where}: {name} is damaged in the cache ({found.damaged[0]}: expected "
-                f"{info.digest}), and the offline setting forbids fetching it again from "
-                f"{self.endpoint.name}"
-            )
+            raise DigestMismatch(self.tell_damaged(name, found.damaged[0]))
         if found.path:
             self.paths[name] = found.path
         return found.path
+
+    def tell_damaged(self, name: str, path: Path) -> str:
+        """What to say of a damaged copy, where it cannot be fetched again."""
+        return (
+            f"{self.where}: {name} is damaged in the cache ({path}: expected "
+            f"{self.info(name).digest}), and the offline setting forbids fetching it again from "
+            f"{self.endpoint.name}"
+        )
 
     def obtain(self, name: str, *, progress: Hook) -> Path:
         """A file, verified, from the cache or else from the registry by way of the cache.

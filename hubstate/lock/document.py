@@ -38,7 +38,7 @@ from hubstate.blobs import FileInfo, check_info
 from hubstate.digest import Digest
 from hubstate.endpoints.base import MANIFEST, Commit, check_path
 from hubstate.errors import Damaged, DigestMismatch, InvalidReference
-from hubstate.reference import Reference
+from hubstate.reference import Reference, is_reference
 from hubstate.values import frozen, replace
 
 __all__ = ["LockFile", "ModelPin", "Pin", "dump_lock", "parse_lock"]
@@ -149,8 +149,9 @@ class LockFile:
         Raises:
             InvalidReference: it is neither.
         """
-        is_model = "/" not in name and "@" not in name
-        return name in self.models if is_model else str(Reference.parse(name)) in self.releases
+        if is_reference(name):
+            return str(Reference.parse(name)) in self.releases
+        return name in self.models
 
     def having(
         self,

@@ -135,15 +135,14 @@ def discard_runs(folder: Path) -> None:
 
 def lock_run(run: Path) -> int | None:
     """The descriptor of the journal of a killed process's run, locked; None if it may be alive."""
-    idle = _is_idle(run)
-    if run.name.split("-")[1] != _machine() and not idle:
+    if run.name.split("-")[1] != _machine() and not _is_idle(run):
         return None
     try:
         journal = os.open(run / "journal", _FLAGS | os.O_APPEND)
     except OSError:
         return None
     locked = _take_lock(journal)
-    if locked or (locked is None and idle):
+    if locked or (locked is None and _is_idle(run)):
         return journal
     os.close(journal)
     return None

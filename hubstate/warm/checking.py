@@ -59,17 +59,11 @@ class _Recalled(Source):
     def is_cut_off(self) -> bool:
         return True
 
-    def find(self, name: str) -> Path | None:
-        try:
-            return super().find(name)
-        except DigestMismatch as error:
-            if error.__cause__:  # what has that digest is right, and the size is not
-                raise
-            # Otherwise it speaks of an offline setting.
-            raise DigestMismatch(
-                f"{self.where}: {name} was damaged in the cache ({self._folders}), and is not "
-                f"used; {_REMEDY}"
-            ) from None
+    def tell_damaged(self, name: str, path: Path) -> str:
+        return (
+            f"{self.where}: {name} was damaged in the cache ({self._folders}), and is not used; "
+            f"{_REMEDY}"
+        )
 
     def check_allowed(self, what: str) -> None:
         raise Offline(f"{self.reference}: {what} is not in the cache ({self._folders})")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hubstate import settings
 from hubstate.endpoints import Endpoint, open_endpoint
 from hubstate.lock import LockFile, Pin, model_pin, reference_pin
-from hubstate.reference import Reference
+from hubstate.reference import Reference, is_reference
 from hubstate.values import frozen
 from hubstate.zoo.catalogue import choose
 from hubstate.zoo.create import find_builder
@@ -55,7 +55,7 @@ def named(names: Iterable[str], *, registry: str | None = None) -> list[Wanted]:
 
 
 def _named(name: str, registry: str | None) -> Wanted:
-    if "/" in name or "@" in name:
+    if is_reference(name):
         reference = Reference.parse(name)
         return Wanted(reference=reference, pin=reference_pin(reference), registry=registry)
     builder, colon, tag = name.partition(":")
